@@ -1,0 +1,75 @@
+"""Everything this package raises on purpose.
+
+KVCommError
+├── ConfigError              a setting out of range            (also ValueError)
+├── ModelError
+│   ├── ModelNotFoundError   no such folder, file or hub id    (also FileNotFoundError)
+│   └── UnsupportedModelError  the architecture cannot do what was asked
+├── RequestError             one request failed; the engine goes on
+│   ├── PromptError          messages that make no prompt      (also ValueError)
+│   ├── ContextLengthError   longer than the model's context   (also ValueError)
+│   ├── RequestTimeoutError  ran out of its time               (also TimeoutError)
+│   ├── RequestCancelledError
+│   └── DeviceMemoryError    no room even after evicting       (also MemoryError)
+├── PlanError                a prefill plan that does not cover its prompt (also ValueError)
+├── StoreError               a saved store that is damaged or belongs to another model
+└── EngineClosedError        the engine was closed
+"""
+
+from __future__ import annotations
+
+
+class KVCommError(Exception):
+    """Base class of every error this package raises on purpose."""
+
+
+class ConfigError(KVCommError, ValueError):
+    """A setting is out of range; the message names it and the way out."""
+
+
+class ModelError(KVCommError):
+    """A model could not be found, loaded or used."""
+
+
+class ModelNotFoundError(ModelError, FileNotFoundError):
+    """No local folder, GGUF file or hub id by that name; the message says which command gets it."""
+
+
+class UnsupportedModelError(ModelError):
+    """The model's architecture cannot do what was asked; the message names the reason."""
+
+
+class RequestError(KVCommError):
+    """One request failed. The engine and every other request go on."""
+
+
+class PromptError(RequestError, ValueError):
+    """The messages make no prompt: none given, an unknown role, or a template that refuses them."""
+
+
+class ContextLengthError(RequestError, ValueError):
+    """The prompt does not fit into the model's context."""
+
+
+class RequestTimeoutError(RequestError, TimeoutError):
+    """The request ran out of the time it was given."""
+
+
+class RequestCancelledError(RequestError):
+    """The caller cancelled the request."""
+
+
+class DeviceMemoryError(RequestError, MemoryError):
+    """The device had no room for the request, even after evicting stored KV."""
+
+
+class PlanError(KVCommError, ValueError):
+    """A prefill plan does not cover its prompt exactly once, or leaves its last token uncomputed."""
+
+
+class StoreError(KVCommError):
+    """A saved store is damaged, or was made by another model or tokenizer."""
+
+
+class EngineClosedError(KVCommError):
+    """The engine was closed and takes no more requests."""
