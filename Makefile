@@ -1,0 +1,45 @@
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+EXTRAS := langgraph,tools,embeddings,plot,dev
+
+.DEFAULT_GOAL := help
+.PHONY: help install model demo test check bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+install: $(STAMP) ## create .venv with everything the tests need
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "installing into $(VENV) (a few minutes the first time)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
+	@touch $@
+
+model: $(STAMP) ## fetch the default model (once, about 100 MB)
+	@$(BIN)/kvcomm models fetch
+
+demo: model ## run the demo on the default model
+	@echo "running the demo"
+	@$(BIN)/kvcomm demo
+
+test: model ## run all tests, those with real weights too
+	@echo "running the tests"
+	@$(BIN)/python -m pytest -q
+
+check: $(STAMP) ## lint, format check, types
+	@echo "checking lint, format and types"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: model ## measure, and write JSON and tables to docs/results
+	@echo "running the benchmarks"
+	@$(BIN)/kvcomm bench
+
+clean: ## remove .venv and caches; cached models stay
+	@echo "removing $(VENV) and caches"
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
