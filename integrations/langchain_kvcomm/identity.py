@@ -1,0 +1,45 @@
+"""Which agent is calling, read from what LangGraph already tells every model it calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from langchain_core.runnables.config import ensure_config
+
+# Node names that prebuilt agents give to their inner nodes: they say what the node does, not who it is.
+GENERIC_NODES = frozenset({"model", "agent", "tools"})
+
+
+def find_agent(
+    explicit: str | None = None,
+    run_metadata: Mapping[str, Any] | None = None,
+) -> str | None:
+    """Name of the calling agent, or `None` when nothing tells it.
+
+    In this order: `explicit`; `lc_agent_name`, which `create_agent(name=...)` sets; the innermost
+    node of `langgraph_checkpoint_ns` whose name is not generic; `langgraph_node`. A generic name alone
+    is no answer: two unnamed agents would be taken for one, where their system messages tell them apart.
+
+    Args:
+        explicit: what the app said, at the call or in the constructor.
+        run_metadata: metadata of the run manager. LangChain gives none to `_stream`, so the context
+            variable that LangGraph sets around every node is read as well; the run manager wins.
+    """
+    if explicit:
+        return explicit
+    metadata = {**(ensure_config().get("metadata") or {}), **(run_metadata or {})}
+    named = metadata.get("lc_agent_name")
+    if named:
+        return str(named)
+    nodes = [
+        str(metadata.get("langgraph_node") or ""),
+        *_nodes(str(metadata.get("langgraph_checkpoint_ns") or "")),
+    ]
+    return next((node for node in reversed(nodes) if node and node not in GENERIC_NODES), None)
+
+
+def _nodes(checkpoint_ns: str) -> list[str]:
+    """Node names in `outer:uuid|inner:uuid`, outermost first. Bare numbers count parallel subgraphs."""
+    parts = (part.split(":", 1)[0] for part in checkpoint_ns.split("|"))
+    return [name for name in parts if name and not name.isdigit()]

@@ -1,0 +1,99 @@
+"""An engine without a model: words are tokens, and every answer repeats the last message."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator, Sequence
+
+from kvcomm_agents.request import Completion, Message, Request, TextChunk
+from kvcomm_agents.telemetry import RequestReport
+
+
+class WordTokenizer:
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        ids = [sum(word.encode()) for word in text.split()]
+        return [0, *ids] if add_special_tokens else ids
+
+
+class FakeEngine:
+    """Keeps every request it was given, and those that were cancelled."""
+
+    def __init__(self, name: str = "fake", pause_s: float = 0.0) -> None:
+        self.name = name
+        self.pause_s = pause_s
+        self.tokenizer = WordTokenizer()
+        self.max_context = 1000
+        self.requests: list[Request] = []
+        self.cancelled: list[Request] = []
+        self._lock = threading.Lock()
+        self._seen: dict[str, list[list[str]]] = {}
+
+    def generate(self, request: Request) -> Completion:
+        return self._answer(request)[1]
+
+    async def agenerate(self, request: Request) -> Completion:
+        *_, last = [event async for event in self.astream(request)]
+        assert isinstance(last, Completion)
+        return last
+
+    def stream(self, request: Request) -> Iterator[TextChunk | Completion]:
+        chunks, completion = self._answer(request)
+        finished = False
+        try:
+            yield from chunks
+            finished = True
+            yield completion
+        finally:
+            if not finished:
+                self.cancelled.append(request)
+
+    async def astream(self, request: Request) -> AsyncIterator[TextChunk | Completion]:
+        chunks, completion = self._answer(request)
+        finished = False
+        try:
+            for chunk in chunks:
+                await asyncio.sleep(self.pause_s)
+                yield chunk
+            finished = True
+            yield completion
+        finally:
+            if not finished:
+                self.cancelled.append(request)
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        return len(_words(messages))
+
+    def _answer(self, request: Request) -> tuple[list[TextChunk], Completion]:
+        text, reason = "I heard: " + request.messages[-1].content, "stop"
+        for stop in request.params.stop:
+            text = text.split(stop)[0]
+        pieces = [word if i == 0 else " " + word for i, word in enumerate(text.split(" "))]
+        limit = request.params.max_tokens
+        if limit is not None and limit < len(pieces):
+            pieces, reason = pieces[:limit], "length"
+        prompt = _words(request.messages)
+        with self._lock:
+            self.requests.append(request)
+            seen = self._seen.setdefault(request.namespace, [])
+            placed = max((_common(prompt[:-1], other) for other in seen), default=0)
+            seen.append(prompt)
+        report = RequestReport(
+            agent=request.agent or "unknown",
+            prompt_tokens=len(prompt),
+            computed_tokens=len(prompt) - placed,
+            placed_exact_tokens=placed,
+            output_tokens=len(pieces),
+            finish_reason=reason,  # type: ignore[arg-type]
+            namespace=request.namespace,
+        )
+        chunks = [TextChunk(piece, (i,)) for i, piece in enumerate(pieces)]
+        return chunks, Completion("".join(pieces), tuple(range(len(pieces))), report.finish_reason, report)
+
+
+def _words(messages: Sequence[Message]) -> list[str]:
+    return [word for message in messages for word in [f"<{message.role}>", *message.content.split(), "</>"]]
+
+
+def _common(a: list[str], b: list[str]) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
