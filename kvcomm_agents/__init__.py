@@ -1,0 +1,44 @@
+"""kvcomm-agents: multi-agent LLM apps, fast without being wrong.
+
+Public names load on first use, so importing this package is cheap.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from . import errors
+from ._version import __version__
+from .config import EngineConfig, ReuseConfig
+from .request import Completion, Message, Request, SamplingParams, TextChunk
+from .telemetry import RequestReport
+
+if TYPE_CHECKING:
+    from .engine import Engine, shared_engine
+    from .models import LoadedModel, load_model
+
+_LAZY = {"Engine": "engine", "shared_engine": "engine", "LoadedModel": "models", "load_model": "models"}
+
+__all__ = [
+    "Completion",
+    "Engine",
+    "EngineConfig",
+    "LoadedModel",
+    "Message",
+    "Request",
+    "RequestReport",
+    "ReuseConfig",
+    "SamplingParams",
+    "TextChunk",
+    "__version__",
+    "errors",
+    "load_model",
+    "shared_engine",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,188 @@
+"""Engine: requests in, text out, on one model.
+
+The story of a request: it waits in the queue of the one thread that owns the model (`worker`);
+its messages become prompt ids (`prompt`); the `planner` decides which tokens are placed from the
+`store` and which are computed; the `runner` executes that plan in one forward pass; tokens are
+drawn and turned into text (`generation`) and handed to the caller one by one; in the end the
+context's KV goes into the store. `inference` holds these parts together. Sync and async callers
+are served by the same path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import queue
+import threading
+import weakref
+from collections.abc import AsyncIterator, Iterator, Sequence
+from functools import cached_property
+
+from transformers import PreTrainedTokenizerBase
+
+from .config import EngineConfig
+from .errors import EngineClosedError
+from .inference import Inference, max_context
+from .job import Event, Job, Sink
+from .models import LoadedModel, load_model, load_tokenizer
+from .prompt import PromptRenderer
+from .request import Completion, Message, Request, TextChunk
+from .store import StoreStats
+from .telemetry import RequestReport
+from .worker import Worker
+
+
+class Engine:
+    """Serves requests on one model, from any thread or event loop. Making one is instant.
+
+    Args:
+        model: hub id, local folder or GGUF file, loaded with the first request; or a loaded model.
+        config: see `EngineConfig`.
+
+    Example:
+        >>> engine = Engine("HuggingFaceTB/SmolLM2-135M-Instruct")
+        >>> engine.generate(Request((Message("user", "Hello"),))).text
+    """
+
+    def __init__(self, model: str | LoadedModel, config: EngineConfig = EngineConfig()) -> None:
+        self.config = config
+        self.name = model if isinstance(model, str) else model.name
+        self._loaded = None if isinstance(model, str) else model
+        self._worker = Worker(self._make, config.max_concurrent, self.name)
+        self._close_at_exit = weakref.WeakMethod(self.close)
+        atexit.register(_call, self._close_at_exit)
+
+    def submit(self, request: Request, sink: Sink) -> Job:
+        """Queue a request; its events reach `sink` on the worker's thread, a `Completion` or an exception last.
+
+        Raises:
+            EngineClosedError: after `close`.
+        """
+        job = Job(request, sink)
+        self._worker.submit(job)
+        return job
+
+    def generate(self, request: Request) -> Completion:
+        """The whole answer. Blocks; raises what went wrong (see `errors`)."""
+        for event in self.stream(request):
+            if isinstance(event, Completion):
+                return event
+        raise EngineClosedError("the request ended without an answer")
+
+    def stream(self, request: Request) -> Iterator[TextChunk | Completion]:
+        """The answer as it is written; a `Completion` comes last. Closing the iterator cancels the request."""
+        events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        job = self.submit(request, events.put)
+        try:
+            while True:
+                event = events.get()
+                if isinstance(event, BaseException):
+                    raise event
+                yield event
+                if isinstance(event, Completion):
+                    return
+        finally:
+            job.cancel()
+
+    async def agenerate(self, request: Request) -> Completion:
+        """As `generate`; cancelling the task cancels the request."""
+        async for event in self.astream(request):
+            if isinstance(event, Completion):
+                return event
+        raise EngineClosedError("the request ended without an answer")
+
+    async def astream(self, request: Request) -> AsyncIterator[TextChunk | Completion]:
+        """As `stream`; closing the iterator or cancelling the task cancels the request."""
+        loop = asyncio.get_running_loop()
+        events: asyncio.Queue[Event] = asyncio.Queue()
+        job = self.submit(request, lambda event: _post(loop, events, event))
+        try:
+            while True:
+                event = await events.get()
+                if isinstance(event, BaseException):
+                    raise event
+                yield event
+                if isinstance(event, Completion):
+                    return
+        finally:
+            job.cancel()
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer, loaded without the weights."""
+        return self._loaded.tokenizer if self._loaded else load_tokenizer(self.name)
+
+    def render(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """The prompt ids of a conversation.
+
+        Raises:
+            PromptError: the messages make no prompt.
+        """
+        return PromptRenderer(self.tokenizer).ids(messages)
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """Length of the rendered prompt, in tokens."""
+        return len(self.render(messages))
+
+    @property
+    def max_context(self) -> int:
+        """Tokens a prompt and its answer may hold together. Loads the model."""
+        return max_context(self.load(), self.config)
+
+    def load(self) -> LoadedModel:
+        """Load the weights now instead of with the first request."""
+        if self._loaded is None:
+            self._loaded = load_model(self.name, device=self.config.device, dtype=self.config.dtype)
+        return self._loaded
+
+    @property
+    def reports(self) -> tuple[RequestReport, ...]:
+        """Reports of the last requests, oldest first."""
+        inference = self._worker.inference
+        return tuple(inference.reports) if inference else ()
+
+    @property
+    def stats(self) -> StoreStats:
+        """What the store holds now."""
+        inference = self._worker.inference
+        return inference.store.stats() if inference else StoreStats(0, 0, 0, 0)
+
+    def forget(self, namespace: str | None = None) -> None:
+        """Drop a namespace's stored KV, or all of it."""
+        inference = self._worker.inference
+        if inference:
+            inference.store.clear(namespace)
+
+    def close(self) -> None:
+        """Stop the worker and free what it holds. Weights shared with other engines stay."""
+        self._worker.close()
+        atexit.unregister(self._close_at_exit)
+        with _registry_lock:
+            for key in [key for key, engine in _registry.items() if engine is self]:
+                del _registry[key]
+
+    def _make(self) -> Inference:
+        return Inference(self.load(), self.config)
+
+
+_registry: dict[tuple[str, EngineConfig], Engine] = {}
+_registry_lock = threading.Lock()
+
+
+def shared_engine(model: str, config: EngineConfig = EngineConfig()) -> Engine:
+    """The process's one engine for this model and config: instant, its weights load with the first request."""
+    with _registry_lock:
+        engine = _registry.get((model, config))
+        if engine is None:
+            engine = _registry[model, config] = Engine(model, config)
+        return engine
+
+
+def _post(loop: asyncio.AbstractEventLoop, events: asyncio.Queue[Event], event: Event) -> None:
+    loop.call_soon_threadsafe(events.put_nowait, event)
+
+
+def _call(method: weakref.WeakMethod) -> None:  # type: ignore[type-arg]
+    bound = method()
+    if bound is not None:
+        bound()

@@ -1,0 +1,135 @@
+"""From logits to text: sampling, stop strings, streaming detokenisation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from tokenizers.decoders import DecodeStream
+from torch import Tensor
+from transformers import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    PreTrainedTokenizerBase,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from .request import SamplingParams
+
+
+class Sampler:
+    """Chooses the next token, by transformers' own logits processors in the order `generate` applies them.
+
+    Args:
+        params: `temperature=0` takes the best token; otherwise one is drawn.
+        prompt_ids: counted by the repetition penalty, as in `generate`.
+        device: of the logits.
+    """
+
+    def __init__(self, params: SamplingParams, prompt_ids: Sequence[int], device: torch.device) -> None:
+        self._draws = params.temperature > 0
+        self._processors = LogitsProcessorList()
+        penalty = params.repetition_penalty
+        self._ids = list(prompt_ids) if penalty is not None and penalty != 1.0 else None
+        if self._ids is not None and penalty is not None:
+            self._processors.append(RepetitionPenaltyLogitsProcessor(penalty))
+        if self._draws:
+            self._processors.append(TemperatureLogitsWarper(params.temperature))
+            if params.top_k is not None:
+                self._processors.append(TopKLogitsWarper(params.top_k))
+            if params.top_p is not None and params.top_p < 1:
+                self._processors.append(TopPLogitsWarper(params.top_p))
+            if params.min_p:
+                self._processors.append(MinPLogitsWarper(params.min_p))
+        self._generator = torch.Generator(device=device)
+        if params.seed is None:
+            self._generator.seed()
+        else:
+            self._generator.manual_seed(params.seed)
+
+    def __call__(self, logits: Tensor) -> int:
+        """The next token, from logits `[vocabulary]` in float32."""
+        scores = logits[None]
+        if self._processors:
+            ids = torch.tensor([self._ids or [0]], device=logits.device)
+            scores = self._processors(ids, scores)
+        if self._draws:
+            token = int(torch.multinomial(scores.softmax(-1), 1, generator=self._generator))
+        else:
+            token = int(scores.argmax())
+        if self._ids is not None:
+            self._ids.append(token)
+        return token
+
+
+class Detokenizer:
+    """Tokens in, text out, never half a character.
+
+    Args:
+        tokenizer: special tokens are left out of the text.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._stream = DecodeStream(skip_special_tokens=True)
+        self._backend = tokenizer.backend_tokenizer
+        self._pending: list[int] = []
+
+    def push(self, token: int) -> str:
+        """The text this token completes; empty while a character is unfinished."""
+        self._pending.append(token)
+        text = self._stream.step(self._backend, token)
+        if text is None:
+            return ""
+        self._pending.clear()
+        return str(text)
+
+    def flush(self) -> str:
+        """What is left of an unfinished character, as replacement characters."""
+        rest = self._tokenizer.decode(self._pending, skip_special_tokens=True) if self._pending else ""
+        self._pending.clear()
+        return str(rest)
+
+
+class StopStrings:
+    """Cuts text at the first stop string, also one that straddles pieces.
+
+    Args:
+        stops: any of these ends the text, and is not part of it.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = tuple(stops)
+        self._held = ""
+        self.hit = False
+
+    def push(self, text: str) -> str:
+        """The text that is safe to show: nothing that may be the beginning of a stop string."""
+        if not self._stops:
+            return text
+        self._held += text
+        found = [at for at in (self._held.find(stop) for stop in self._stops) if at >= 0]
+        if found:
+            self.hit = True
+            shown, self._held = self._held[: min(found)], ""
+            return shown
+        keep = max(_overlap(self._held, stop) for stop in self._stops)
+        cut = len(self._held) - keep
+        shown, self._held = self._held[:cut], self._held[cut:]
+        return shown
+
+    def flush(self) -> str:
+        """What was held back and turned out to be no stop string."""
+        rest, self._held = self._held, ""
+        return rest
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that begins `stop`."""
+    for length in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:length]):
+            return length
+    return 0

@@ -1,0 +1,218 @@
+"""Inference: takes requests from messages to tokens on one model. Single-threaded: the worker's own."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from .cache import PlanCache
+from .config import EngineConfig
+from .errors import ContextLengthError, DeviceMemoryError, PromptError
+from .generation import Detokenizer, Sampler, StopStrings
+from .job import Job
+from .models import LoadedModel
+from .plan import PrefillPlan
+from .planner import Planner
+from .prompt import PromptRenderer, agent_name
+from .request import Completion, TextChunk
+from .runner import Runner
+from .store import KVStore
+from .telemetry import FinishReason, RequestReport
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_FIRST_RESERVE = 256  # tokens of output to make room for at once; more when they come
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """A request being decoded: its context, what it has said, and the times so far."""
+
+    job: Job
+    agent: str
+    ids: tuple[int, ...]
+    plan: PrefillPlan
+    cache: PlanCache
+    sampler: Sampler
+    detokenizer: Detokenizer
+    stops: StopStrings
+    max_tokens: int
+    seconds: dict[str, float]
+    output: list[int] = field(default_factory=list)
+    text: list[str] = field(default_factory=list)
+    untold: int = 0
+    finished: FinishReason | None = None
+
+
+class Inference:
+    """The parts of an engine, and how a request passes through them.
+
+    Args:
+        loaded: the model.
+        config: budgets and policy.
+    """
+
+    def __init__(self, loaded: LoadedModel, config: EngineConfig) -> None:
+        self.loaded = loaded
+        self.runner = Runner(loaded.model)
+        if config.reuse.mode == "corrected":
+            self.runner.layout.require_movable()
+        self.store = KVStore(self.runner.device, config.device_cache_bytes, config.host_cache_bytes)
+        self.planner = Planner(self.store, config.reuse)
+        self.renderer = PromptRenderer(loaded.tokenizer)
+        self.max_context = max_context(loaded, config)
+        self.reports: deque[RequestReport] = deque(maxlen=1000)
+        eos = loaded.model.generation_config.eos_token_id if loaded.model.generation_config else None
+        eos = loaded.tokenizer.eos_token_id if eos is None else eos
+        self._eos = frozenset([eos] if isinstance(eos, int) else eos or ())
+
+    def begin(self, job: Job) -> Running:
+        """Prefill a request and produce its first token.
+
+        Raises:
+            PromptError, ContextLengthError, DeviceMemoryError: this request cannot be served.
+        """
+        started = time.perf_counter()
+        request, params = job.request, job.request.params
+        ids = request.prompt_ids if request.prompt_ids is not None else self.renderer.ids(request.messages)
+        room = self.max_context - len(ids)
+        if not ids:
+            raise PromptError("the prompt is empty; it needs at least one token")
+        if room < 1:
+            raise ContextLengthError(
+                f"the prompt has {len(ids)} tokens and the context holds {self.max_context}, one of them for the"
+                " answer; shorten the messages or raise max_context if the model allows it"
+            )
+        matching = time.perf_counter()
+        plan = self.planner.plan(ids, request.namespace, request.reuse)
+        matched = time.perf_counter()
+        max_tokens = min(params.max_tokens or room, room)
+        cache = self._with_room(lambda: self.runner.open(len(ids) + min(max_tokens, _FIRST_RESERVE)))
+        try:
+            result = self._with_room(lambda: self.runner.prefill(cache, ids, plan))
+            running = Running(
+                job=job,
+                agent=request.agent or agent_name(request.messages, ids),
+                ids=ids,
+                plan=plan,
+                cache=cache,
+                sampler=Sampler(params, ids, self.runner.device),
+                detokenizer=Detokenizer(self.loaded.tokenizer),
+                stops=StopStrings(params.stop),
+                max_tokens=max_tokens,
+                seconds={
+                    "queue_s": started - job.submitted,
+                    "match_s": matched - matching,
+                    "assemble_s": result.assemble_s,
+                    "prefill_s": result.forward_s,
+                },
+            )
+            token = running.sampler(result.logits)
+        except BaseException:
+            self.runner.close(cache)
+            raise
+        running.seconds["ttft_s"] = time.perf_counter() - started
+        self._accept(running, token)
+        return running
+
+    def step(self, running: Running) -> None:
+        """Produce one more token."""
+        logits: Tensor = self._with_room(lambda: self.runner.decode(running.cache, running.output[-1]))
+        self._accept(running, running.sampler(logits))
+
+    def finish(self, running: Running) -> None:
+        """Answer a finished request, then remember its KV."""
+        if running.finished is None:
+            raise RuntimeError("finish() before the request has finished")
+        if not running.stops.hit:
+            running.untold += 1
+            self._tell(running, running.stops.push(running.detokenizer.flush()) + running.stops.flush())
+        report = RequestReport(
+            agent=running.agent,
+            prompt_tokens=len(running.ids),
+            computed_tokens=running.plan.computed_tokens,
+            placed_exact_tokens=running.plan.placed_tokens(exact=True),
+            placed_corrected_tokens=running.plan.placed_tokens(exact=False),
+            output_tokens=len(running.output),
+            total_s=time.perf_counter() - running.job.submitted,
+            finish_reason=running.finished,
+            namespace=running.job.request.namespace,
+            **running.seconds,
+        )
+        self.reports.append(report)
+        logger.info("%s", report)
+        running.job.emit(Completion("".join(running.text), tuple(running.output), running.finished, report))
+        self.release(running)
+
+    def release(self, running: Running) -> None:
+        """Remember what was computed so far and give the cache back. For cancelled requests too: their KV is good."""
+        try:
+            ids = (*running.ids, *running.output)[: running.cache.length]
+            tainted_from = len(ids) if running.plan.is_exact else running.plan.tainted_from
+            self.store.insert(running.job.request.namespace, ids, tainted_from, running.cache.capture)
+        finally:
+            self.runner.close(running.cache)
+
+    def _accept(self, running: Running, token: int) -> None:
+        if token in self._eos:
+            running.finished = "stop"
+            return
+        running.output.append(token)
+        running.untold += 1
+        self._tell(running, running.stops.push(running.detokenizer.push(token)))
+        if running.stops.hit:
+            running.finished = "stop"
+        elif len(running.output) >= running.max_tokens:
+            running.finished = "length"
+
+    def _tell(self, running: Running, text: str) -> None:
+        if text:
+            told = min(running.untold, len(running.output))
+            running.text.append(text)
+            running.job.emit(TextChunk(text, tuple(running.output[len(running.output) - told :])))
+            running.untold = 0
+
+    def _with_room(self, work: Callable[[], T]) -> T:
+        """Do it; if the device has no memory, evict and try once more.
+
+        Raises:
+            DeviceMemoryError: no room even then.
+        """
+        try:
+            return work()
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
+        logger.warning("out of device memory: evicting stored KV and trying once more")
+        self.runner.drop_spare()
+        self.store.release_device()
+        if self.runner.device.type == "cuda":
+            torch.cuda.empty_cache()
+        try:
+            return work()
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
+            raise DeviceMemoryError(
+                "no device memory for this request even after evicting all stored KV;"
+                " send a shorter prompt, lower max_tokens or set a smaller max_context"
+            ) from error
+
+
+def max_context(loaded: LoadedModel, config: EngineConfig) -> int:
+    """Tokens a context may hold: the model's limit, or the configured one if that is lower."""
+    limit = getattr(loaded.model.config.get_text_config(decoder=True), "max_position_embeddings", None) or 1 << 20
+    return min(limit, config.max_context or limit)
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)

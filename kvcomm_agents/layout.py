@@ -1,0 +1,150 @@
+"""KVLayout: the shape of a model's KV, and whether its keys can be moved.
+
+Read from the config where the config says it, then proved by two small forward passes: keys cached
+at one position, rotated to another, must be the keys the model caches there.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
+
+from .errors import UnsupportedModelError
+from .rope import Pairing, Rope
+
+logger = logging.getLogger(__name__)
+
+# Scalings whose angle is a function of the position alone; others depend on the length of the context.
+_STATIC_SCALINGS = frozenset({"default", "linear", "llama3", "yarn"})
+_PAIRINGS: tuple[Pairing, ...] = ("half", "interleaved")
+_PROBE_TOKENS, _PROBE_SHIFT = 6, 11
+
+
+@dataclass(frozen=True, slots=True)
+class KVLayout:
+    """What the KV of one model looks like.
+
+    Args:
+        layers, kv_heads, key_dim, value_dim: a context of `n` tokens has keys
+            `[layers, kv_heads, n, key_dim]` and values `[layers, kv_heads, n, value_dim]`.
+        dtype, device: of the model's KV.
+        rope: moves keys; `None` if they cannot be moved.
+        immovable: why not, in a few words; empty if they can.
+    """
+
+    layers: int
+    kv_heads: int
+    key_dim: int
+    value_dim: int
+    dtype: torch.dtype
+    device: torch.device
+    rope: Rope | None = None
+    immovable: str = ""
+
+    def empty(self, tokens: int) -> tuple[Tensor, Tensor]:
+        """Uninitialised keys and values for `tokens` tokens."""
+        shape = (self.layers, self.kv_heads, tokens)
+        keys = torch.empty(*shape, self.key_dim, dtype=self.dtype, device=self.device)
+        return keys, torch.empty(*shape, self.value_dim, dtype=self.dtype, device=self.device)
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes of KV per token."""
+        return self.layers * self.kv_heads * (self.key_dim + self.value_dim) * self.dtype.itemsize
+
+    def require_movable(self) -> Rope:
+        """The rope.
+
+        Raises:
+            UnsupportedModelError: the keys cannot be moved; names the reason.
+        """
+        if self.rope is None:
+            raise UnsupportedModelError(
+                f"the KV of this model cannot be moved to another position: {self.immovable}."
+                " Exact prefix reuse still works: use reuse='exact'."
+            )
+        return self.rope
+
+
+def immovable_by_config(config: PretrainedConfig) -> str:
+    """Why the keys of this architecture cannot be moved exactly, as far as its config tells; empty if it does not."""
+    layer_types = set(getattr(config, "layer_types", None) or ())
+    if "linear_attention" in layer_types or getattr(config, "ssm_cfg", None):
+        return "it has linear-attention layers"
+    windowed = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+    if layer_types - {"full_attention"} or (windowed and not layer_types):
+        return "it has sliding-window or chunked attention"
+    if getattr(config, "kv_lora_rank", None):
+        return "it uses multi-head latent attention (MLA)"
+    if getattr(config, "alibi", False) or config.model_type in ("bloom", "mpt"):
+        return "its positions are ALiBi biases, not rotations"
+    rope = getattr(config, "rope_parameters", None) or {}
+    if "mrope_section" in rope:
+        return "it uses multi-axis rotary positions (M-RoPE)"
+    scaling = rope.get("rope_type", "default")
+    if isinstance(scaling, str) and scaling not in _STATIC_SCALINGS:
+        return f"its rotary scaling {scaling!r} depends on the length of the context"
+    return ""
+
+
+@torch.no_grad()
+def inspect(model: PreTrainedModel) -> KVLayout:
+    """Find out the layout of a loaded model's KV.
+
+    Raises:
+        UnsupportedModelError: the model has no per-token KV of one shape at every layer.
+    """
+    config = model.config.get_text_config(decoder=True)
+    if config.is_encoder_decoder:
+        raise UnsupportedModelError(f"{config.model_type} is an encoder-decoder; only decoder-only models are served")
+    base = _probe(model, 0)
+    shapes = {(k.shape[1], k.shape[-1], v.shape[-1]) for k, v in base}
+    if len(shapes) != 1:
+        raise UnsupportedModelError(f"the layers of {config.model_type} have KV of different shapes: {sorted(shapes)}")
+    ((heads, key_dim, value_dim),) = shapes
+    first = base[0][0]
+    layout = KVLayout(len(base), heads, key_dim, value_dim, first.dtype, first.device)
+    reason, rope = immovable_by_config(config), None
+    if not reason:
+        rope = _find_rope(model, base)
+        reason = "" if rope else "moving its keys by rotation does not give the keys it caches"
+    if reason:
+        logger.warning("%s: exact prefix reuse only, because %s", config.model_type, reason)
+    return KVLayout(len(base), heads, key_dim, value_dim, layout.dtype, layout.device, rope, reason)
+
+
+def _probe(model: PreTrainedModel, start: int) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values `[1, kv_heads, tokens, dim]` per layer of a few fixed tokens at positions `start, ...`."""
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    ids = (torch.arange(_PROBE_TOKENS, device=model.device)[None] * 7 + 3) % vocabulary
+    cache = DynamicCache()
+    positions = torch.arange(start, start + _PROBE_TOKENS, device=model.device)[None]
+    model(ids, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    try:
+        return [(layer.keys, layer.values) for layer in cache.layers]
+    except AttributeError as error:
+        raise UnsupportedModelError(
+            f"{model.config.model_type} keeps recurrent state instead of KV per token; it cannot be served"
+        ) from error
+
+
+def _find_rope(model: PreTrainedModel, base: list[tuple[Tensor, Tensor]]) -> Rope | None:
+    rotary = getattr(model.get_decoder(), "rotary_emb", None)
+    if rotary is None:
+        return None
+    keys = torch.cat([k for k, _ in base])
+    moved = torch.cat([k for k, _ in _probe(model, _PROBE_SHIFT)])
+    tolerance = 1e-3 if keys.dtype == torch.float32 else 6e-2
+    for pairing in _PAIRINGS:
+        rope = Rope(rotary, pairing, keys.device)
+        guess = rope.rotate(rope.unrotate(keys, 0, dtype=torch.float32), _PROBE_SHIFT)
+        error = (guess - moved).float().norm() / moved.float().norm()
+        if error < tolerance:
+            return rope
+    return None
+
+

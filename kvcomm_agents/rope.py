@@ -1,0 +1,77 @@
+"""Rotary position embedding: the only file that knows it.
+
+Keys are rotated and un-rotated in float32, whatever the model's dtype, and rounded once.
+RoFormer (arXiv 2104.09864) Eq. 15; partial rotary leaves the last channels alone; llama3, linear
+and yarn scaling only change the angles, yarn also the length of the rotated vector.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Pairing = Literal["half", "interleaved"]
+
+
+class Rope:
+    """Rotates keys of one model to positions, and back.
+
+    The angles come from the model's own rotary module, so every scaling that is a function of the
+    position alone is right by construction.
+
+    Args:
+        rotary: the model's rotary module: `(x, position_ids) -> (cos, sin)`, each `[1, tokens, rotary_dim]`.
+        pairing: which channels turn together: `half` pairs `i` with `i + rotary_dim/2`,
+            `interleaved` pairs `2i` with `2i + 1`.
+        device: where keys live.
+    """
+
+    def __init__(self, rotary: nn.Module, pairing: Pairing, device: torch.device) -> None:
+        self.pairing: Pairing = pairing
+        self._rotary = rotary
+        self._device = device
+        self._cos = torch.empty(0, 0, device=device)
+        self._sin = torch.empty(0, 0, device=device)
+
+    @torch.no_grad()
+    def _tables(self, length: int) -> None:
+        length = max(1024, 1 << (length - 1).bit_length())
+        positions = torch.arange(length, device=self._device)[None]
+        cos, sin = self._rotary(torch.empty(1, 1, 1, dtype=torch.float32, device=self._device), positions)
+        half = cos.shape[-1] // 2
+        # A rotary module lists each angle twice: one copy after the other, or each beside its twin.
+        twins = bool(torch.equal(cos[..., 0::2], cos[..., 1::2])) and half > 1
+        pick = slice(0, None, 2) if twins else slice(0, half)
+        self._cos, self._sin = cos[0, :, pick].contiguous(), sin[0, :, pick].contiguous()
+
+    def angles(self, positions: slice) -> tuple[Tensor, Tensor]:
+        """cos and sin at consecutive positions, float32 `[tokens, rotary_dim/2]`, scaled as the model scales them."""
+        if positions.stop > self._cos.shape[0]:
+            self._tables(positions.stop)
+        return self._cos[positions], self._sin[positions]
+
+    def rotate(self, keys: Tensor, start: int, *, dtype: torch.dtype | None = None) -> Tensor:
+        """Keys `[..., tokens, head_dim]` before RoPE -> as the model caches them at `start, start+1, ...`."""
+        cos, sin = self.angles(slice(start, start + keys.shape[-2]))
+        return self._turn(keys, cos, sin, dtype or keys.dtype)
+
+    def unrotate(self, keys: Tensor, start: int, *, dtype: torch.dtype | None = None) -> Tensor:
+        """The inverse of `rotate`."""
+        cos, sin = self.angles(slice(start, start + keys.shape[-2]))
+        length = cos * cos + sin * sin
+        return self._turn(keys, cos / length, -sin / length, dtype or keys.dtype)
+
+    def _turn(self, keys: Tensor, cos: Tensor, sin: Tensor, dtype: torch.dtype) -> Tensor:
+        pairs = cos.shape[-1]
+        if self.pairing == "half":
+            first, second = slice(0, pairs), slice(pairs, 2 * pairs)
+        else:
+            first, second = slice(0, 2 * pairs, 2), slice(1, 2 * pairs, 2)
+        a, b = keys[..., first].float(), keys[..., second].float()
+        turned = torch.empty(keys.shape, dtype=dtype, device=keys.device)
+        turned[..., first] = a * cos - b * sin
+        turned[..., second] = b * cos + a * sin
+        turned[..., 2 * pairs :] = keys[..., 2 * pairs :]
+        return turned

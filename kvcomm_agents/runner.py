@@ -1,0 +1,130 @@
+"""Runner: executes any prefill plan on a transformers model in one forward pass. It knows no policy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from .cache import PlanCache, position_ids
+from .layout import KVLayout, inspect
+from .plan import PrefillPlan, dense
+
+_SPARE_CACHES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillResult:
+    """Logits after the prompt's last token, float32 `[vocabulary]`, and where the time went, in seconds."""
+
+    logits: Tensor
+    assemble_s: float
+    forward_s: float
+
+
+class Runner:
+    """Prefill and decode on one model, one context at a time. Not thread-safe: its owner serialises.
+
+    Args:
+        model: a causal language model in eval mode.
+
+    Raises:
+        UnsupportedModelError: the model has no per-token KV of one shape.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.layout: KVLayout = inspect(model)
+        self._spare: list[PlanCache] = []
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.layout.device
+
+    @property
+    def spare_bytes(self) -> int:
+        """Bytes held by caches waiting for their next use."""
+        return sum(cache.nbytes for cache in self._spare)
+
+    def open(self, capacity: int) -> PlanCache:
+        """A cache with room for `capacity` tokens."""
+        fitting = [cache for cache in self._spare if capacity <= cache.capacity <= 4 * max(capacity, 256)]
+        if not fitting:
+            return PlanCache(self.layout, -(-capacity // 256) * 256)
+        cache = min(fitting, key=lambda spare: spare.capacity)
+        self._spare.remove(cache)
+        return cache
+
+    def close(self, cache: PlanCache) -> None:
+        """Give a cache back; its memory serves the next request (fresh pages are slow to touch)."""
+        self._spare = [*self._spare, cache][-_SPARE_CACHES:]
+
+    def drop_spare(self) -> None:
+        """Free what waits for its next use."""
+        self._spare.clear()
+
+    @torch.inference_mode()
+    def prefill(self, cache: PlanCache, ids: Sequence[int], plan: PrefillPlan | None = None) -> PrefillResult:
+        """Run a plan on a cache: place what is placed, then one forward pass over what is computed.
+
+        Computed tokens attend to every token before them, placed or computed, at their true positions.
+
+        Args:
+            cache: with room for the prompt; what it held is overwritten.
+            ids: token ids of the prompt.
+            plan: covers `ids`; `None` computes everything.
+
+        Raises:
+            UnsupportedModelError: the plan moves KV and the model's keys cannot be moved.
+        """
+        plan = plan or dense(len(ids))
+        started = time.perf_counter()
+        cache.reserve(plan.length)
+        for run in plan.placed:
+            if run.block.position != run.start:
+                self.layout.require_movable()
+            cache.place(run.block, run.start, self.layout.rope)
+        assembled = time.perf_counter()
+        spans = [(run.start, run.stop) for run in plan.computed]
+        if len(spans) == 1:
+            targets: slice | Tensor = slice(*spans[0])
+            mask = None  # transformers makes it, in the form the model's attention wants
+            tokens = list(ids[targets])
+        else:
+            self.layout.require_movable()
+            order = [position for start, stop in spans for position in range(start, stop)]
+            targets = torch.tensor(order, device=self.device)
+            mask = (torch.arange(plan.length, device=self.device) <= targets[:, None])[None, None]
+            tokens = [ids[position] for position in order]
+        logits = self._forward(cache, tokens, targets, plan.length, mask)
+        return PrefillResult(logits, assembled - started, time.perf_counter() - assembled)
+
+    @torch.inference_mode()
+    def decode(self, cache: PlanCache, token: int) -> Tensor:
+        """Append one token; logits of the next, float32 `[vocabulary]`."""
+        at = cache.length
+        cache.reserve(at + 1)
+        return self._forward(cache, [token], slice(at, at + 1), at + 1, None)
+
+    def _forward(
+        self, cache: PlanCache, tokens: Sequence[int], targets: slice | Tensor, end: int, mask: Tensor | None
+    ) -> Tensor:
+        cache.expect(targets, end)
+        output = self.model(
+            input_ids=torch.tensor([tokens], device=self.device),
+            attention_mask=mask,
+            position_ids=position_ids(targets, self.device),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        cache.length = end
+        logits: Tensor = output.logits[0, -1].float()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return logits

@@ -1,0 +1,124 @@
+"""Worker: the one thread that owns a model. Requests wait in its queue and are decoded in turn."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from .errors import EngineClosedError
+from .inference import Inference, Running
+from .job import Job
+
+logger = logging.getLogger(__name__)
+
+
+class Worker:
+    """Runs jobs on a daemon thread, one token of each running job at a time.
+
+    Args:
+        make: builds the inference, on the worker's thread, when the first job needs it. If it
+            fails, the jobs waiting fail with its error and the next job tries again.
+        max_concurrent: jobs decoded in turn.
+        name: of the thread.
+    """
+
+    def __init__(self, make: Callable[[], Inference], max_concurrent: int, name: str) -> None:
+        self._make, self._max, self._name = make, max_concurrent, name
+        self._waiting: deque[Job] = deque()
+        self._wake = threading.Condition()
+        self._closed = False
+        self._thread: threading.Thread | None = None
+        self._ready = threading.Event()
+        self._inference: Inference | None = None
+
+    @property
+    def inference(self) -> Inference | None:
+        """What was built; `None` before the first job."""
+        return self._inference
+
+    def submit(self, job: Job) -> None:
+        """Queue a job.
+
+        Raises:
+            EngineClosedError: after `close`.
+        """
+        with self._wake:
+            if self._closed:
+                raise EngineClosedError(f"the engine of {self._name} was closed; make a new one")
+            self._waiting.append(job)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=f"kvcomm {self._name}", daemon=True)
+                self._thread.start()
+            self._wake.notify()
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """Stop after the token in flight. Jobs that are not done fail with `EngineClosedError`."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        running: list[Running] = []
+        while not self._closed:
+            self._sweep()
+            job = self._next(block=not running) if len(running) < self._max else None
+            if job is not None:
+                self._begin(job, running)
+            for one in list(running):
+                if not self._advance(one):
+                    running.remove(one)
+        for one in running:
+            one.job.emit(EngineClosedError("the engine was closed while this request ran"))
+        for job in self._waiting:
+            job.emit(EngineClosedError("the engine was closed before this request ran"))
+        self._inference = None
+
+    def _sweep(self) -> None:
+        """Answer waiting jobs that were cancelled or ran out of time."""
+        with self._wake:
+            stopped = [(job, why) for job in self._waiting if (why := job.check())]
+            for job, _ in stopped:
+                self._waiting.remove(job)
+        for job, why in stopped:
+            job.emit(why)
+
+    def _next(self, *, block: bool) -> Job | None:
+        with self._wake:
+            while block and not self._waiting and not self._closed:
+                self._wake.wait()
+            return self._waiting.popleft() if self._waiting and not self._closed else None
+
+    def _begin(self, job: Job, running: list[Running]) -> None:
+        try:
+            if why := job.check():
+                raise why
+            if self._inference is None:
+                self._inference = self._make()
+            running.append(self._inference.begin(job))
+        except Exception as error:  # whatever it is, it is this job's alone
+            job.emit(error)
+
+    def _advance(self, one: Running) -> bool:
+        """One token, or the end; whether there is more to do."""
+        inference = self._inference
+        if inference is None:
+            raise RuntimeError("a job runs without a model")
+        try:
+            if one.finished:
+                inference.finish(one)
+                return False
+            if why := one.job.check():
+                one.job.emit(why)
+                inference.release(one)
+                return False
+            inference.step(one)
+            return True
+        except Exception as error:
+            logger.exception("a request failed")
+            one.job.emit(error)
+            inference.runner.close(one.cache)
+            return False

@@ -1,0 +1,48 @@
+"""Keys can be moved anywhere and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from conftest import MOVABLE
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kvcomm_agents.kv import KVBlock
+from kvcomm_agents.layout import inspect
+from kvcomm_agents.models import LoadedModel
+
+KEYS = torch.randn(3, 2, 7, 16, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("family", MOVABLE)
+@settings(max_examples=15, deadline=None)
+@given(there=st.integers(0, 500), elsewhere=st.integers(0, 5000))
+def test_moving_there_and_back_changes_nothing(
+    tiny: Callable[[str], LoadedModel], family: str, there: int, elsewhere: int
+) -> None:
+    layout = inspect(tiny(family).model)
+    rope = layout.require_movable()
+    keys = KEYS[..., : layout.key_dim]
+    block = KVBlock(rope.rotate(keys, there), keys, there)
+    moved = KVBlock(block.keys_at(elsewhere, rope), keys, elsewhere)
+    torch.testing.assert_close(moved.keys_at(there, rope), block.keys, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(block.unrotated(rope).keys, keys, atol=1e-5, rtol=1e-5)
+
+
+def test_keys_that_stay_are_returned_untouched(tiny: Callable[[str], LoadedModel]) -> None:
+    rope = inspect(tiny("llama").model).require_movable()
+    block = KVBlock(KEYS[..., :8].to(torch.bfloat16), KEYS[..., :8], 3)
+    assert block.keys_at(3, rope) is block.keys
+
+
+def test_bf16_keys_are_rotated_in_fp32(tiny: Callable[[str], LoadedModel]) -> None:
+    """One rounding: the error is that of bf16 storage, at any position."""
+    rope = inspect(tiny("llama").model).require_movable()
+    keys = KEYS[..., :8].to(torch.bfloat16)
+    exact = rope.rotate(keys.float(), 4000)
+    rounded = rope.rotate(keys, 4000)
+    assert rounded.dtype == torch.bfloat16
+    assert torch.equal(rounded, exact.to(torch.bfloat16))
