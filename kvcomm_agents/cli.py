@@ -1,0 +1,118 @@
+"""The `kvcomm` command. Everything heavy is imported inside the command that needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from ._version import __version__
+from .errors import KVCommError
+
+app = typer.Typer(
+    help="Reuse KV caches between the agents of one app.", no_args_is_help=True, add_completion=False
+)
+models_app = typer.Typer(help="Models kept on this machine.", no_args_is_help=False)
+app.add_typer(models_app, name="models")
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Turn a `KVCommError` into one red line on stderr and exit code 2."""
+    try:
+        yield
+    except KVCommError as error:
+        message = " ".join(str(error).split())
+        Console(stderr=True, soft_wrap=True).print(f"[red]error:[/red] {escape(message)}", highlight=False)
+        raise typer.Exit(2) from error
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        Console().print(f"kvcomm-agents {__version__}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def demo(
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
+    model: Annotated[str, typer.Option(help="Folder, GGUF file or hub id.")] = "default",
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens that each agent may write.")] = 64,
+) -> None:
+    """Run a small multi-agent app with and without reuse, and compare."""
+    with _plain_errors():
+        from .demo import run_demo
+
+        run_demo(model=model, json_path=json_path, max_tokens=max_tokens)
+
+
+@models_app.callback(invoke_without_command=True)
+def _models(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        list_models()
+
+
+@models_app.command("list")
+def list_models() -> None:
+    """List the models in the cache."""
+    from rich.table import Table
+
+    from .gguf import cache_root, list_cached
+
+    console = Console()
+    cached = list_cached()
+    if not cached:
+        console.print(
+            f"no models in {cache_root()}; get the default with: kvcomm models fetch", soft_wrap=True
+        )
+        return
+    table = Table("name", "MB", "dtype", "from", "folder")
+    for model in cached:
+        size = f"{model.size / 1e6:.0f}"
+        table.add_row(escape(model.name), size, model.dtype, escape(model.source), escape(str(model.folder)))
+    console.print(table)
+
+
+@models_app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="`default`, or a GGUF file to convert.")] = "default",
+) -> None:
+    """Put a model into the cache; does nothing when it is there."""
+    with _plain_errors():
+        from .models import DEFAULT_MODEL, fetch_default, resolve
+
+        is_default = name.lower() in ("default", DEFAULT_MODEL.lower())
+        folder = fetch_default() if is_default else resolve(name)
+        Console(soft_wrap=True).print(f"{escape(name)}: {escape(str(folder))}", highlight=False)
+
+
+@models_app.command()
+def verify() -> None:
+    """Check every cached file against the hash taken when it was written; exit code 1 if one differs."""
+    from .gguf import cache_root, list_cached
+    from .gguf import verify as verify_folder
+
+    console = Console(soft_wrap=True)
+    bad = 0
+    for model in list_cached():
+        problems = verify_folder(model.folder)
+        bad += bool(problems)
+        verdict = f"[red]{escape('; '.join(problems))}[/red]" if problems else "[green]ok[/green]"
+        console.print(f"{escape(model.name)}: {verdict}", highlight=False)
+    if bad:
+        console.print(f"delete the damaged folder in {escape(str(cache_root()))} and fetch the model again")
+        raise typer.Exit(1)
