@@ -61,22 +61,29 @@ class FakeEngine:
             if not finished:
                 self.cancelled.append(request)
 
+    def render(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        return tuple(range(len(_words(messages))))
+
     def count_tokens(self, messages: Sequence[Message]) -> int:
         return len(_words(messages))
 
     def _answer(self, request: Request) -> tuple[list[TextChunk], Completion]:
-        text, reason = "I heard: " + request.messages[-1].content, "stop"
+        heard = request.messages[-1].content if request.prompt_ids is None else "ids"
+        text, reason = "I heard: " + heard, "stop"
         for stop in request.params.stop:
             text = text.split(stop)[0]
         pieces = [word if i == 0 else " " + word for i, word in enumerate(text.split(" "))]
         limit = request.params.max_tokens
         if limit is not None and limit < len(pieces):
             pieces, reason = pieces[:limit], "length"
-        prompt = _words(request.messages)
+        prompt = (
+            _words(request.messages) if request.prompt_ids is None else [str(i) for i in request.prompt_ids]
+        )
         with self._lock:
             self.requests.append(request)
             seen = self._seen.setdefault(request.namespace, [])
             placed = max((_common(prompt[:-1], other) for other in seen), default=0)
+            placed = 0 if request.reuse == "off" else placed
             seen.append(prompt)
         report = RequestReport(
             agent=request.agent or "unknown",

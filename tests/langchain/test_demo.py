@@ -1,0 +1,53 @@
+"""The demo runs, measures every call, and keeps LangChain out of the engine's imports."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fake_engine import FakeEngine
+
+from kvcomm_agents.demo import run_demo
+from kvcomm_agents.errors import KVCommError
+
+ROUND = ["planner", "coder", "reviewer", "coder", "reviewer"]
+
+
+def test_every_call_is_measured_right_after_it(
+    engine: FakeEngine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_demo("fake", tmp_path / "out.json", max_tokens=12)
+    found = json.loads((tmp_path / "out.json").read_text())
+    assert found["model"] == "fake"
+    calls = found["calls"]
+    assert [call["agent"] for call in calls] == ROUND * 2
+    team = [request for request in engine.requests if request.namespace == "default"]
+    assert [request.agent for request in team] == ROUND * 2
+    after = [engine.requests[engine.requests.index(request) + 1] for request in team]
+    assert all(request.reuse == "off" and request.params.max_tokens == 1 for request in after)
+    assert [len(request.prompt_ids or ()) for request in after] == [call["prompt_tokens"] for call in calls]
+    for call in calls:
+        parts = call["computed_tokens"] + call["placed_exact_tokens"] + call["placed_corrected_tokens"]
+        assert parts == call["prompt_tokens"]
+    assert calls[0]["placed_exact_tokens"] == 0
+    assert calls[5]["placed_exact_tokens"] > 100, "the planner's system prompt, on the second task"
+    assert calls[4]["placed_exact_tokens"] > calls[2]["prompt_tokens"] - 5, (
+        "the reviewer's growing conversation"
+    )
+    out = capsys.readouterr().out
+    for text in ("I heard: ", "planner", "total", "speedup"):
+        assert text in out
+
+
+def test_the_engine_does_not_import_langchain() -> None:
+    code = "import sys, kvcomm_agents.demo; sys.exit(any('lang' in name for name in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_without_langgraph_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "langchain_kvcomm", None)
+    with pytest.raises(KVCommError, match=r"kvcomm-agents\[langgraph\]"):
+        run_demo("fake", None, 4)

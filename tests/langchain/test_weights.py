@@ -1,0 +1,78 @@
+"""A LangGraph app on the default model's weights."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langgraph.graph import END, START, MessagesState, StateGraph
+
+from kvcomm_agents.models import DEFAULT_MODEL
+from langchain_kvcomm import ChatKVComm
+
+pytestmark = pytest.mark.weights
+
+SYSTEM = {
+    "writer": "You write one sentence about what the user names. Plain words, no lists, no headings.",
+    "editor": "You are given a sentence and make it shorter. Plain words, no lists, no headings.",
+}
+
+
+@pytest.fixture
+def llm() -> ChatKVComm:
+    return ChatKVComm(model=DEFAULT_MODEL, temperature=0, max_tokens=16, kv_namespace="test-weights")
+
+
+def _team(llm: ChatKVComm) -> Any:
+    def member(agent: str) -> Any:
+        def node(state: MessagesState) -> dict[str, Any]:
+            return {"messages": [llm.invoke([SystemMessage(SYSTEM[agent]), *state["messages"]])]}
+
+        return node
+
+    graph = StateGraph(MessagesState)
+    graph.add_node("writer", member("writer")).add_node("editor", member("editor"))
+    graph.add_edge(START, "writer").add_edge("writer", "editor").add_edge("editor", END)
+    return graph.compile()
+
+
+def test_the_second_call_of_each_agent_reads_from_the_store(llm: ChatKVComm) -> None:
+    team = _team(llm)
+    runs = [team.invoke({"messages": [HumanMessage(f"{topic}, please.")]}) for topic in ("Rivers", "Bridges")]
+    first, second = ([m for m in run["messages"] if isinstance(m, AIMessage)] for run in runs)
+    for agent, before, after in zip(("writer", "editor"), first, second, strict=True):
+        assert before.content
+        assert before.response_metadata["kvcomm"]["agent"] == agent
+        usage = after.usage_metadata
+        assert usage is not None
+        # At least the static prefix: the system message and what the template puts around it.
+        assert usage["input_token_details"]["cache_read"] >= llm.get_num_tokens(SYSTEM[agent])
+        assert usage["input_token_details"]["cache_read"] < usage["input_tokens"]
+
+
+async def test_every_way_gives_the_same_text(llm: ChatKVComm) -> None:
+    prompt = [SystemMessage(SYSTEM["writer"]), HumanMessage("The sea, please.")]
+    dense = llm.invoke(prompt, reuse="off").content
+    assert llm.invoke(prompt).content == dense
+    assert "".join(str(chunk.content) for chunk in llm.stream(prompt)) == dense
+    assert (await llm.ainvoke(prompt)).content == dense
+    assert "".join([str(chunk.content) async for chunk in llm.astream(prompt)]) == dense
+    replies = await asyncio.gather(*(llm.ainvoke(prompt) for _ in range(4)))
+    assert [reply.content for reply in replies] == [dense] * 4
+
+
+def test_counting_agrees_with_the_report(llm: ChatKVComm) -> None:
+    prompt = [SystemMessage(SYSTEM["writer"]), HumanMessage("Clouds, please.")]
+    usage = llm.invoke(prompt, max_tokens=1).usage_metadata
+    assert usage is not None
+    assert llm.get_num_tokens_from_messages(prompt) == usage["input_tokens"]
+    assert usage["output_tokens"] == 1
+
+
+def test_leaving_a_stream_early_leaves_the_model_usable(llm: ChatKVComm) -> None:
+    stream = llm.stream("Count to one hundred.", max_tokens=200)
+    next(stream)
+    stream.close()
+    assert llm.invoke("Say hello.").content
