@@ -84,7 +84,7 @@ def test_list_shows_a_cached_model(cache):
 
 @pytest.mark.weights
 def test_fetching_the_default_again_changes_nothing():
-    folder = models.resolve("default")
+    folder = models.fetch_default()
     before = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
     done = run("models", "fetch")
     assert done.exit_code == 0
