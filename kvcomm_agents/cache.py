@@ -70,11 +70,11 @@ class PlanCache(Cache):
         return KVBlock(self.keys[:, :, start:stop], self.values[:, :, start:stop], start).clone()
 
 
-class _PlanLayer(CacheLayerMixin):
+class _PlanLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # its __init_subclass__
     is_sliding = False
 
     def __init__(self, cache: PlanCache, index: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.cache, self.index = cache, index
         self.is_initialized = True
 

@@ -14,9 +14,7 @@ from rich.markup import escape
 from ._version import __version__
 from .errors import KVCommError
 
-app = typer.Typer(
-    help="Reuse KV caches between the agents of one app.", no_args_is_help=True, add_completion=False
-)
+app = typer.Typer(help="Reuse KV caches between the agents of one app.", no_args_is_help=True, add_completion=False)
 models_app = typer.Typer(help="Models kept on this machine.", no_args_is_help=False)
 app.add_typer(models_app, name="models")
 
@@ -76,9 +74,7 @@ def list_models() -> None:
     console = Console()
     cached = list_cached()
     if not cached:
-        console.print(
-            f"no models in {cache_root()}; get the default with: kvcomm models fetch", soft_wrap=True
-        )
+        console.print(f"no models in {cache_root()}; get the default with: kvcomm models fetch", soft_wrap=True)
         return
     table = Table("name", "MB", "dtype", "from", "folder")
     for model in cached:

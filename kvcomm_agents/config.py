@@ -64,7 +64,10 @@ class EngineConfig:
     def __post_init__(self) -> None:
         _require(self.dtype in get_args(DType), f"dtype {self.dtype!r} is none of {get_args(DType)}")
         for name in ("device_cache_bytes", "host_cache_bytes"):
-            _require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} must not be negative; 0 keeps nothing")
+            _require(
+                getattr(self, name) >= 0,
+                f"{name}={getattr(self, name)} must not be negative; 0 keeps nothing",
+            )
         _require(
             self.max_context is None or self.max_context >= 2,
             f"max_context={self.max_context} must be at least 2 tokens; None takes the model's own limit",

@@ -55,7 +55,7 @@ class Sampler:
         scores = logits[None]
         if self._processors:
             ids = torch.tensor([self._ids or [0]], device=logits.device)
-            scores = self._processors(ids, scores)
+            scores = self._processors(ids, scores)  # type: ignore[arg-type]  # plain tensors are what it takes
         if self._draws:
             token = int(torch.multinomial(scores.softmax(-1), 1, generator=self._generator))
         else:

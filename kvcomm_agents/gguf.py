@@ -91,9 +91,7 @@ def convert_gguf(path: str | os.PathLike[str], *, dtype: WeightDType = "bfloat16
     if not source.is_file():
         raise ModelNotFoundError(f"no GGUF file at {source}")
     target = cached_folder(source.stem, _sampled_digest(source), dtype)
-    return build_once(
-        target, lambda folder: dequantise(source, folder, dtype, name=str(target), origin=str(source))
-    )
+    return build_once(target, lambda folder: dequantise(source, folder, dtype, name=str(target), origin=str(source)))
 
 
 def build_once(target: Path, build: Callable[[Path], None]) -> Path:
@@ -123,9 +121,7 @@ def build_once(target: Path, build: Callable[[Path], None]) -> Path:
     except OSError as error:
         if isinstance(error, ModelError):  # ModelNotFoundError is an OSError too
             raise
-        raise ModelError(
-            f"cannot write {target.parent}: {error}; KVCOMM_CACHE names another place"
-        ) from error
+        raise ModelError(f"cannot write {target.parent}: {error}; KVCOMM_CACHE names another place") from error
     return target
 
 
@@ -199,9 +195,7 @@ def list_cached() -> list[CachedModel]:
             entry = _manifest(path.parent)
             size = sum(file["bytes"] for file in entry["files"].values())
             found.append(
-                CachedModel(
-                    entry["name"], path.parent, entry["source"], entry["source_sha256"], entry["dtype"], size
-                )
+                CachedModel(entry["name"], path.parent, entry["source"], entry["source_sha256"], entry["dtype"], size)
             )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             logger.warning("skipping %s: its manifest cannot be read (%r)", path.parent, error)

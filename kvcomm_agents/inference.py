@@ -134,7 +134,6 @@ class Inference:
         if running.finished is None:
             raise RuntimeError("finish() before the request has finished")
         if not running.stops.hit:
-            running.untold += 1
             self._tell(running, running.stops.push(running.detokenizer.flush()) + running.stops.flush())
         report = RequestReport(
             agent=running.agent,
@@ -176,9 +175,8 @@ class Inference:
 
     def _tell(self, running: Running, text: str) -> None:
         if text:
-            told = min(running.untold, len(running.output))
             running.text.append(text)
-            running.job.emit(TextChunk(text, tuple(running.output[len(running.output) - told :])))
+            running.job.emit(TextChunk(text, tuple(running.output[len(running.output) - running.untold :])))
             running.untold = 0
 
     def _with_room(self, work: Callable[[], T]) -> T:

@@ -44,7 +44,9 @@ class KVBlock:
         """A copy that keeps no larger tensor alive."""
         contiguous = torch.contiguous_format
         return KVBlock(
-            self.keys.clone(memory_format=contiguous), self.values.clone(memory_format=contiguous), self.position
+            self.keys.clone(memory_format=contiguous),
+            self.values.clone(memory_format=contiguous),
+            self.position,
         )
 
     def to(self, device: torch.device) -> KVBlock:
@@ -69,4 +71,6 @@ class KVBlock:
             raise ValueError(f"keys cached at position {self.position} cannot be moved to {position} on this model")
         if self.position is None:
             return rope.rotate(self.keys, position)
-        return rope.rotate(rope.unrotate(self.keys, self.position, dtype=torch.float32), position, dtype=self.keys.dtype)
+        return rope.rotate(
+            rope.unrotate(self.keys, self.position, dtype=torch.float32), position, dtype=self.keys.dtype
+        )

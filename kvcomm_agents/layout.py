@@ -119,21 +119,22 @@ def inspect(model: PreTrainedModel) -> KVLayout:
 
 def _probe(model: PreTrainedModel, start: int) -> list[tuple[Tensor, Tensor]]:
     """Keys and values `[1, kv_heads, tokens, dim]` per layer of a few fixed tokens at positions `start, ...`."""
-    vocabulary = model.get_input_embeddings().weight.shape[0]
+    vocabulary = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[index]
     ids = (torch.arange(_PROBE_TOKENS, device=model.device)[None] * 7 + 3) % vocabulary
     cache = DynamicCache()
     positions = torch.arange(start, start + _PROBE_TOKENS, device=model.device)[None]
     model(ids, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    try:
-        return [(layer.keys, layer.values) for layer in cache.layers]
-    except AttributeError as error:
+    pairs = [(getattr(layer, "keys", None), getattr(layer, "values", None)) for layer in cache.layers]
+    found = [(keys, values) for keys, values in pairs if keys is not None and values is not None]
+    if not found or len(found) < len(pairs):
         raise UnsupportedModelError(
             f"{model.config.model_type} keeps recurrent state instead of KV per token; it cannot be served"
-        ) from error
+        )
+    return found
 
 
 def _find_rope(model: PreTrainedModel, base: list[tuple[Tensor, Tensor]]) -> Rope | None:
-    rotary = getattr(model.get_decoder(), "rotary_emb", None)
+    rotary = getattr(model.base_model, "rotary_emb", None)
     if rotary is None:
         return None
     keys = torch.cat([k for k, _ in base])
@@ -146,5 +147,3 @@ def _find_rope(model: PreTrainedModel, base: list[tuple[Tensor, Tensor]]) -> Rop
         if error < tolerance:
             return rope
     return None
-
-

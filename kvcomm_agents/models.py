@@ -186,12 +186,8 @@ def _require_causal(config: Any, name: str) -> None:
         raise UnsupportedModelError(f"{name} is an encoder-decoder; KV is reused in decoder-only models")
     known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
     classes = config.architectures or []
-    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or (
-        classes and not known.intersection(classes)
-    ):
-        raise UnsupportedModelError(
-            f"{name} ({', '.join(classes) or config.model_type}) is no causal language model"
-        )
+    if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or (classes and not known.intersection(classes)):
+        raise UnsupportedModelError(f"{name} ({', '.join(classes) or config.model_type}) is no causal language model")
 
 
 def _fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:

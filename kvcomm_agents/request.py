@@ -42,12 +42,20 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         checks = [
-            (self.max_tokens is None or self.max_tokens >= 1, "max_tokens", "at least 1, or None for the context's rest"),
+            (
+                self.max_tokens is None or self.max_tokens >= 1,
+                "max_tokens",
+                "at least 1, or None for the context's rest",
+            ),
             (self.temperature >= 0, "temperature", "0 (greedy) or more"),
             (self.top_p is None or 0 < self.top_p <= 1, "top_p", "in (0, 1]"),
             (self.top_k is None or self.top_k >= 1, "top_k", "at least 1"),
             (self.min_p is None or 0 <= self.min_p <= 1, "min_p", "in [0, 1]"),
-            (self.repetition_penalty is None or self.repetition_penalty > 0, "repetition_penalty", "more than 0"),
+            (
+                self.repetition_penalty is None or self.repetition_penalty > 0,
+                "repetition_penalty",
+                "more than 0",
+            ),
         ]
         for ok, name, want in checks:
             if not ok:

@@ -47,7 +47,7 @@ class Rope:
         self._cos, self._sin = cos[0, :, pick].contiguous(), sin[0, :, pick].contiguous()
 
     def angles(self, positions: slice) -> tuple[Tensor, Tensor]:
-        """cos and sin at consecutive positions, float32 `[tokens, rotary_dim/2]`, scaled as the model scales them."""
+        """Cos and sin at consecutive positions, float32 `[tokens, rotary_dim/2]`, scaled as the model scales them."""
         if positions.stop > self._cos.shape[0]:
             self._tables(positions.stop)
         return self._cos[positions], self._sin[positions]

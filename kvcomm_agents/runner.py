@@ -92,9 +92,10 @@ class Runner:
         assembled = time.perf_counter()
         spans = [(run.start, run.stop) for run in plan.computed]
         if len(spans) == 1:
-            targets: slice | Tensor = slice(*spans[0])
+            start, stop = spans[0]
+            targets: slice | Tensor = slice(start, stop)
             mask = None  # transformers makes it, in the form the model's attention wants
-            tokens = list(ids[targets])
+            tokens = list(ids[start:stop])
         else:
             self.layout.require_movable()
             order = [position for start, stop in spans for position in range(start, stop)]

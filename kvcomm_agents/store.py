@@ -204,7 +204,11 @@ class KVStore:
             raise RuntimeError("the root of a namespace was split")  # a bug, never input
         upper = _Node(node.tokens[:at].copy(), block.slice(0, at).clone(), node.tainted, parent)
         parent.children[int(upper.tokens[0])] = upper
-        node.tokens, node.block, node.parent = node.tokens[at:].copy(), block.slice(at, block.tokens).clone(), upper
+        node.tokens, node.block, node.parent = (
+            node.tokens[at:].copy(),
+            block.slice(at, block.tokens).clone(),
+            upper,
+        )
         upper.children[int(node.tokens[0])] = node
         self._recent[upper] = None
         return upper

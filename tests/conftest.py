@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, CONFIG_MAPPING, PreTrainedTokenizerFast
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from kvcomm_agents.config import EngineConfig
 from kvcomm_agents.engine import Engine
@@ -46,7 +46,10 @@ MOVABLE = {
     "llama-tied-bias": ("llama", {"tie_word_embeddings": True, "attention_bias": True}),
     "llama3-scaling": ("llama", {"rope_parameters": _LLAMA3}),
     "yarn-scaling": ("llama", {"rope_parameters": _YARN}),
-    "linear-scaling": ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 2.0}}),
+    "linear-scaling": (
+        "llama",
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 2.0}},
+    ),
     "qwen2": ("qwen2", {}),
     "qwen3": ("qwen3", {"head_dim": 16}),
     "mistral": ("mistral", {"sliding_window": None}),

@@ -181,7 +181,12 @@ def test_eight_threads_forty_requests_random_cancellations(tiny: Tiny) -> None:
     """Every answer that is not cancelled equals its single-threaded answer, and nothing leaks."""
     shared = "A long text that several agents read. " * 4
     requests = [
-        ask(f"{shared if i % 2 else ''}question {i % 7}", max_tokens=8 + i % 9, system=f"Agent {i % 3}", namespace="ns")
+        ask(
+            f"{shared if i % 2 else ''}question {i % 7}",
+            max_tokens=8 + i % 9,
+            system=f"Agent {i % 3}",
+            namespace="ns",
+        )
         for i in range(40)
     ]
     budget = 3 << 20
@@ -269,6 +274,13 @@ def test_engines_are_shared_by_model_and_config() -> None:
 
 
 def test_settings_are_validated() -> None:
-    for bad in ({"max_tokens": 0}, {"temperature": -1}, {"top_p": 0.0}, {"top_k": 0}, {"min_p": 2.0}, {"stop": ("",)}):
+    for bad in (
+        {"max_tokens": 0},
+        {"temperature": -1},
+        {"top_p": 0.0},
+        {"top_k": 0},
+        {"min_p": 2.0},
+        {"stop": ("",)},
+    ):
         with pytest.raises(ConfigError, match=next(iter(bad)).split("_")[0]):
             SamplingParams(**bad)  # type: ignore[arg-type]

@@ -31,7 +31,9 @@ def test_an_unfinished_character_is_flushed() -> None:
 
 
 @given(st.text("abcx", max_size=30), st.lists(st.text("abc", min_size=1, max_size=4), max_size=3), st.data())
-def test_stop_strings_cut_at_the_first_however_the_text_is_split(text: str, stops: list[str], data: st.DataObject) -> None:
+def test_stop_strings_cut_at_the_first_however_the_text_is_split(
+    text: str, stops: list[str], data: st.DataObject
+) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=6)))
     pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
     stopper, shown = StopStrings(stops), ""

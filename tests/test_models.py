@@ -40,9 +40,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def test_import_is_cheap():
-    code = (
-        "import sys, kvcomm_agents.models; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
-    )
+    code = "import sys, kvcomm_agents.models; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -178,9 +176,7 @@ def test_equal_models_have_equal_fingerprints_anywhere(folder, tmp_path):
     assert fingerprint(folder) == fingerprint(save(tmp_path / "elsewhere"))
 
 
-@pytest.mark.parametrize(
-    "change", [{"seed": 1}, {"words": "abcdefhg"}, {"rope_parameters": {"rope_theta": 9.0}}]
-)
+@pytest.mark.parametrize("change", [{"seed": 1}, {"words": "abcdefhg"}, {"rope_parameters": {"rope_theta": 9.0}}])
 def test_weights_tokenizer_and_config_all_count(folder, tmp_path, change):
     assert fingerprint(folder) != fingerprint(save(tmp_path / "other", **change))
 

@@ -11,9 +11,7 @@ from kvcomm_agents.store import KVStore
 
 CPU = torch.device("cpu")
 TOKEN_BYTES = 2 * 8  # one layer, one head, dim 1, float64 keys and values
-contexts = st.tuples(
-    st.sampled_from("ab"), st.lists(st.integers(0, 2), min_size=1, max_size=9), st.integers(0, 9)
-)
+contexts = st.tuples(st.sampled_from("ab"), st.lists(st.integers(0, 2), min_size=1, max_size=9), st.integers(0, 9))
 
 
 def kv_of(ids: list[int], tainted_from: int, namespace: str) -> torch.Tensor:
@@ -24,9 +22,7 @@ def kv_of(ids: list[int], tainted_from: int, namespace: str) -> torch.Tensor:
 
 def put(store: KVStore, namespace: str, ids: list[int], tainted_from: int) -> int:
     kv = kv_of(ids, tainted_from, namespace)
-    return store.insert(
-        namespace, ids, tainted_from, lambda a, b: KVBlock(kv[:, :, a:b], kv[:, :, a:b], a).clone()
-    )
+    return store.insert(namespace, ids, tainted_from, lambda a, b: KVBlock(kv[:, :, a:b], kv[:, :, a:b], a).clone())
 
 
 def lookup(store: KVStore, namespace: str, ids: list[int], *, exact: bool) -> tuple[list[float], list[bool]]:

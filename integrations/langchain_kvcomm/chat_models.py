@@ -219,9 +219,7 @@ class ChatKVComm(BaseChatModel):
         request = Request(
             messages=to_messages(messages),
             params=self._sampling(stop, options),
-            agent=find_agent(
-                options.get("kv_agent", self.kv_agent), run_manager.metadata if run_manager else None
-            ),
+            agent=find_agent(options.get("kv_agent", self.kv_agent), run_manager.metadata if run_manager else None),
             namespace=options.get("kv_namespace", self.kv_namespace),
             reuse=reuse,
             timeout_s=options.get("timeout", self.timeout),

@@ -24,9 +24,7 @@ _ROLES = {"human": "user", "ai": "assistant", "developer": "system", "function":
 
 # Blocks of an assistant's turn that are not part of what it said: the calls stand in `tool_calls`,
 # and chat templates leave earlier reasoning out.
-_SILENT_BLOCKS = frozenset(
-    {"tool_use", "tool_call", "invalid_tool_call", "function_call", "reasoning", "thinking"}
-)
+_SILENT_BLOCKS = frozenset({"tool_use", "tool_call", "invalid_tool_call", "function_call", "reasoning", "thinking"})
 
 
 def to_messages(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
@@ -82,9 +80,7 @@ def _text(message: BaseMessage, role: str) -> str:
         elif role == "assistant" and kind in _SILENT_BLOCKS:
             continue
         else:
-            raise PromptError(
-                f"a {kind!r} block in a {role} message cannot be part of a prompt: only text can"
-            )
+            raise PromptError(f"a {kind!r} block in a {role} message cannot be part of a prompt: only text can")
     return "".join(pieces)
 
 

@@ -47,9 +47,8 @@ class Example:
         if self.base.position is not None or self.true.position is not None:
             raise ValueError("an example needs un-rotated keys (position None)")
         if self.base.keys.shape != self.true.keys.shape or self.base.values.shape != self.true.values.shape:
-            raise ValueError(
-                f"base and true KV differ in shape: {tuple(self.base.keys.shape)} and {tuple(self.true.keys.shape)}"
-            )
+            shapes = tuple(self.base.keys.shape), tuple(self.true.keys.shape)
+            raise ValueError(f"base and true KV differ in shape: {shapes[0]} and {shapes[1]}")
         if not self.weight > 0:
             raise ValueError(f"weight={self.weight} must be positive")
 

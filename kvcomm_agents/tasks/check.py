@@ -77,6 +77,4 @@ def check(task: Task, answer: str, timeout_s: float = 5.0, memory_mb: int = 512)
     if run.returncode == 0 and run.stdout.decode(errors="replace").rstrip().endswith("all passed"):
         return CheckResult(True)
     lines = run.stderr.decode(errors="replace").strip().splitlines()
-    return CheckResult(
-        False, lines[-1] if lines else f"ended with exit code {run.returncode} before the tests did"
-    )
+    return CheckResult(False, lines[-1] if lines else f"ended with exit code {run.returncode} before the tests did")

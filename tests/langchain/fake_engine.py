@@ -76,9 +76,7 @@ class FakeEngine:
         limit = request.params.max_tokens
         if limit is not None and limit < len(pieces):
             pieces, reason = pieces[:limit], "length"
-        prompt = (
-            _words(request.messages) if request.prompt_ids is None else [str(i) for i in request.prompt_ids]
-        )
+        prompt = _words(request.messages) if request.prompt_ids is None else [str(i) for i in request.prompt_ids]
         with self._lock:
             self.requests.append(request)
             seen = self._seen.setdefault(request.namespace, [])

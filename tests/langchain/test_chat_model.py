@@ -159,9 +159,7 @@ def test_engine_config_is_env_then_given_then_device(monkeypatch: pytest.MonkeyP
     )
     monkeypatch.setenv("KVCOMM_MAX_CONTEXT", "77")
     ChatKVComm(model="fake").invoke("x")
-    ChatKVComm(
-        model="fake", engine_config=EngineConfig(max_context=99), device="cpu", dtype="float32"
-    ).invoke("x")
+    ChatKVComm(model="fake", engine_config=EngineConfig(max_context=99), device="cpu", dtype="float32").invoke("x")
     assert seen == [EngineConfig(max_context=77), EngineConfig(max_context=99, device="cpu", dtype="float32")]
 
 

@@ -34,9 +34,7 @@ def test_every_call_is_measured_right_after_it(
         assert parts == call["prompt_tokens"]
     assert calls[0]["placed_exact_tokens"] == 0
     assert calls[5]["placed_exact_tokens"] > 100, "the planner's system prompt, on the second task"
-    assert calls[4]["placed_exact_tokens"] > calls[2]["prompt_tokens"] - 5, (
-        "the reviewer's growing conversation"
-    )
+    assert calls[4]["placed_exact_tokens"] > calls[2]["prompt_tokens"] - 5, "the reviewer's growing conversation"
     out = capsys.readouterr().out
     for text in ("I heard: ", "planner", "total", "speedup"):
         assert text in out
