@@ -19,7 +19,7 @@ ROUND = ["planner", "coder", "reviewer", "coder", "reviewer"]
 def test_every_call_is_measured_right_after_it(
     engine: FakeEngine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_demo("fake", tmp_path / "out.json", max_tokens=12)
+    run_demo("fake", tmp_path / "out.json", max_tokens=3)
     found = json.loads((tmp_path / "out.json").read_text())
     assert found["model"] == "fake"
     calls = found["calls"]
@@ -34,10 +34,11 @@ def test_every_call_is_measured_right_after_it(
         assert parts == call["prompt_tokens"]
     assert calls[0]["placed_exact_tokens"] == 0
     assert calls[5]["placed_exact_tokens"] > 100, "the planner's system prompt, on the second task"
+    whole = " ".join(capsys.readouterr().out.split())
+    assert whole.count("I heard: ") == 10, "every answer is shown, and shown once"
     assert calls[4]["placed_exact_tokens"] > calls[2]["prompt_tokens"] - 5, "the reviewer's growing conversation"
-    out = capsys.readouterr().out
-    for text in ("I heard: ", "planner", "total", "speedup"):
-        assert text in out
+    for text in ("planner", "total", "speedup"):
+        assert text in whole
 
 
 def test_the_engine_does_not_import_langchain() -> None:
