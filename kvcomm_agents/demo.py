@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .errors import KVCommError
+from .errors import ConfigError, KVCommError
 from .models import DEFAULT_MODEL
 from .request import Message, Request, SamplingParams
 from .tasks import TASKS
@@ -46,6 +46,7 @@ def run_demo(model: str, json_path: Path | None, max_tokens: int) -> None:
         max_tokens: tokens that each call may answer with.
 
     Raises:
+        ConfigError: the folder of `json_path` does not exist.
         KVCommError: LangGraph is not installed, or the model cannot be had.
     """
     try:
@@ -54,6 +55,8 @@ def run_demo(model: str, json_path: Path | None, max_tokens: int) -> None:
     except ImportError as error:
         raise KVCommError(f'the demo needs LangGraph: pip install "kvcomm-agents[langgraph]" ({error})') from error
 
+    if json_path is not None and not json_path.parent.is_dir():
+        raise ConfigError(f"no folder {json_path.parent} to write {json_path.name} to")
     console = Console()
     name = DEFAULT_MODEL if model.lower() == "default" else model
     # A small model repeats itself when it is greedy; the seed makes two runs say the same.

@@ -11,7 +11,7 @@ import pytest
 from fake_engine import FakeEngine
 
 from kvcomm_agents.demo import run_demo
-from kvcomm_agents.errors import KVCommError
+from kvcomm_agents.errors import ConfigError, KVCommError
 
 ROUND = ["planner", "coder", "reviewer", "coder", "reviewer"]
 
@@ -39,6 +39,12 @@ def test_every_call_is_measured_right_after_it(
     assert calls[4]["placed_exact_tokens"] > calls[2]["prompt_tokens"] - 5, "the reviewer's growing conversation"
     for text in ("planner", "total", "speedup"):
         assert text in whole
+
+
+def test_a_path_that_cannot_be_written_fails_first(engine: FakeEngine, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="nowhere"):
+        run_demo("fake", tmp_path / "nowhere" / "out.json", 4)
+    assert engine.requests == []
 
 
 def test_the_engine_does_not_import_langchain() -> None:
