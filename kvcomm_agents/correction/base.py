@@ -82,9 +82,7 @@ class Corrector(Protocol):
         """Take in one example."""
         ...
 
-    def correct(
-        self, slot: Slot, base: KVBlock, embedding: Tensor | None = None, offset: int = 0
-    ) -> Correction:
+    def correct(self, slot: Slot, base: KVBlock, embedding: Tensor | None = None, offset: int = 0) -> Correction:
         """The block as it should be at `slot`.
 
         Args:
