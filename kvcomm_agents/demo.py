@@ -145,16 +145,16 @@ def _show(console: Console, events: Any, calls: list[Call]) -> None:
 
 def _table(calls: list[Call]) -> Table:
     table = Table(title="What was computed, and what was placed from stored KV", title_justify="left")
-    table.add_column("agent")
-    for name in ("prompt", "computed", "exact", "corrected", "TTFT ms", "dense ms", "speedup"):
+    table.add_column("agent", no_wrap=True)
+    for name in ("prompt", "computed", "exact", "corrected", "TTFT", "dense", "speedup"):
         table.add_column(name, justify="right", no_wrap=True)
     for i, call in enumerate(calls):
         last_of_task = i + 1 == len(calls) or calls[i + 1].task != call.task
         table.add_row(call.agent, *_cells([call]), end_section=last_of_task)
     table.add_row("total", *_cells(calls), style="bold")
     table.caption = (
-        "Counts are tokens of the prompt. TTFT: time to first token. Dense: the same prompt computed whole, "
-        "right after the call."
+        "Counts are tokens of the prompt. TTFT: time to first token, in ms. Dense: the same prompt computed "
+        "whole, right after the call."
     )
     table.caption_justify = "left"
     return table
