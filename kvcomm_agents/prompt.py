@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 import jinja2
@@ -14,11 +18,37 @@ from .request import Message
 
 ROLES = ("system", "user", "assistant", "tool")
 
+# Private-use characters around a message's number; the first is repeated until no prompt holds it.
+_MARK, _END = "\ue000", "\ue001"
+
 # For base models, whose tokenizer carries no chat template.
 PLAIN_TEMPLATE = (
     "{{ bos_token or '' }}{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n\n"
     "{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Tokens `start:stop` of the prompt lie wholly within the content of one message."""
+
+    message: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """A prompt and where its messages stand in it.
+
+    Args:
+        ids: token ids of the whole prompt.
+        parts: in prompt order, at most one a message. A message has none if it is empty, or if the
+            template left it out or changed more than the white space around it.
+    """
+
+    ids: tuple[int, ...]
+    parts: tuple[Part, ...]
 
 
 class PromptRenderer:
@@ -62,6 +92,59 @@ class PromptRenderer:
         encoded = self.tokenizer(self.text(messages), add_special_tokens=False)
         return tuple(encoded["input_ids"])
 
+    def segments(self, messages: Sequence[Message]) -> Rendered:
+        """Token ids of `text(messages)`, and which of them are whose content.
+
+        Raises:
+            PromptError: as `text`.
+        """
+        text = self.text(messages)
+        if not self.tokenizer.is_fast:  # it cannot say which token is which text
+            return Rendered(tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"]), ())
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        offsets: list[tuple[int, int]] = encoded["offset_mapping"]
+        # some tokenizers leave a token's leading space out of its offsets: it begins where the last one ended
+        stops = list(accumulate((stop for _, stop in offsets), max))
+        starts = [min(start, before) for (start, _), before in zip(offsets, [0, *stops], strict=False)]
+        parts = []
+        for message, begin, end in self._locate(messages, text):
+            part = Part(message, bisect_left(starts, begin), bisect_right(stops, end))
+            if part.start < part.stop:
+                parts.append(part)
+        return Rendered(tuple(encoded["input_ids"]), tuple(parts))
+
+    def _locate(self, messages: Sequence[Message], text: str) -> Iterator[tuple[int, int, int]]:
+        """`(message, begin, end)` of each content in the prompt text.
+
+        The prompt is rendered once more with a mark in place of each content. What stands between
+        the marks is the template's own text, so that a content is not mistaken for an equal piece of
+        it, or for an equal message.
+        """
+        mark = _MARK
+        while mark in text:
+            mark += _MARK
+        marked = [replace(m, content=f"{mark}{i}{_END}") if m.content.strip() else m for i, m in enumerate(messages)]
+        try:
+            pieces = re.split(f"{mark}(\\d+){_END}", self.text(marked))
+        except PromptError:  # a template that looks into contents
+            pieces = [""]
+        at, seen = len(pieces[0]), set[int]()
+        if not text.startswith(pieces[0]):
+            return
+        for number, after in zip(pieces[1::2], pieces[2::2], strict=True):
+            message = int(number)
+            end = _content_end(text, at, messages[message].content, after)
+            if end is None:  # changed by the template: go on behind it
+                behind = text.find(after, at) if after else -1
+                if behind < 0:
+                    return
+                at = behind + len(after)
+                continue
+            if message not in seen:
+                seen.add(message)
+                yield message, at, end
+            at = end + len(after)
+
     def _apply(self, turns: list[dict[str, Any]]) -> str:
         text = self.tokenizer.apply_chat_template(
             turns, chat_template=self._template, tokenize=False, add_generation_prompt=True
@@ -74,6 +157,14 @@ def agent_name(messages: Sequence[Message], ids: Sequence[int]) -> str:
     system = "\n".join(message.content for message in messages if message.role == "system")
     source = system or " ".join(map(str, ids[:32]))
     return f"agent-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
+
+
+def _content_end(text: str, at: int, content: str, after: str) -> int | None:
+    """Where a content that begins at `at` ends, if it or its trimmed form stands there before `after`."""
+    for form in (content, content.rstrip(), content.lstrip(), content.strip()):
+        if text.startswith(form + after, at):
+            return at + len(form)
+    return None
 
 
 def _turn(message: Message) -> dict[str, Any]:
