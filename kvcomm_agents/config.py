@@ -27,16 +27,49 @@ class ReuseConfig:
 
     Args:
         mode: `off` computes everything; `exact` places only KV that equals a dense prefill's.
-            `corrected` and `auto` may also place corrected KV; `auto` lets the guard decide how much.
+            `auto` also places corrected KV, as much as the guard allows; `corrected` places all
+            it can, whatever the guard expects.
+        max_divergence: the bound the guard keeps: mean KL per produced token, in nats.
+        exact_agents: agents that are never given approximate KV (judges, voters, selectors).
+        exact_judges: treat every prompt that holds competing answers as a judge's.
+        audit_share: share of reused requests that are also prefilled densely in idle time.
         min_prefix: tokens; a shorter prefix hit is not worth the copy and is computed.
+        min_span: tokens; shorter texts are not recognised as spans.
+        span_bytes, anchor_bytes: budgets per namespace of donor KV and of anchors.
+        novel_leverage: leverage from which on an example counts as novel.
+        novel_weight: how much a novel example may count, in ordinary ones.
     """
 
-    mode: ReuseMode = "exact"
+    mode: ReuseMode = "auto"
+    max_divergence: float = 0.02
+    exact_agents: frozenset[str] = frozenset()
+    exact_judges: bool = True
+    audit_share: float = 0.05
     min_prefix: int = 8
+    min_span: int = 12
+    span_bytes: int = 1 * GiB
+    anchor_bytes: int = 1 * GiB
+    novel_leverage: float = 3.0
+    novel_weight: float = 8.0
 
     def __post_init__(self) -> None:
         _require(self.mode in get_args(ReuseMode), f"reuse mode {self.mode!r} is none of {get_args(ReuseMode)}")
+        _require(
+            self.max_divergence > 0,
+            f"max_divergence={self.max_divergence} must be positive; for no divergence at all use mode='exact'",
+        )
+        _require(0 <= self.audit_share <= 1, f"audit_share={self.audit_share} must be in [0, 1]")
         _require(self.min_prefix >= 1, f"min_prefix={self.min_prefix} must be at least 1 token")
+        _require(self.min_span >= 4, f"min_span={self.min_span} must be at least 4 tokens")
+        for name in ("span_bytes", "anchor_bytes"):
+            _require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} must not be negative")
+        _require(self.novel_leverage >= 1, f"novel_leverage={self.novel_leverage} must be at least 1 (the usual)")
+        _require(self.novel_weight >= 1, f"novel_weight={self.novel_weight} must be at least 1")
+
+    @property
+    def learns(self) -> bool:
+        """Whether spans, anchors and audits are kept at all."""
+        return self.mode in ("auto", "corrected")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +83,8 @@ class EngineConfig:
             host memory. On a CPU model the two add up to one host tier.
         max_context: tokens; `None` takes the model's own limit.
         max_concurrent: requests decoded in turn; the rest wait in the queue.
+        embedder: a sentence-transformers model that keys anchors; `None` takes the embedded default
+            if it is installed, else the model's own mean token embedding.
         reuse: see `ReuseConfig`.
     """
 
@@ -59,6 +94,7 @@ class EngineConfig:
     host_cache_bytes: int = 2 * GiB
     max_context: int | None = None
     max_concurrent: int = 8
+    embedder: str | None = None
     reuse: ReuseConfig = ReuseConfig()
 
     def __post_init__(self) -> None:
@@ -91,7 +127,7 @@ class EngineConfig:
             try:
                 if field.name == "reuse":
                     value = ReuseConfig(mode=text)  # type: ignore[arg-type]
-                elif field.name in ("device", "dtype"):
+                elif field.name in ("device", "dtype", "embedder"):
                     value = text
                 else:
                     value = int(text)

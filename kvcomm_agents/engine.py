@@ -152,6 +152,11 @@ class Engine:
         inference = self._worker.inference
         if inference:
             inference.store.clear(namespace)
+            inference.reuse.forget(namespace)
+
+    def settle(self, timeout_s: float | None = None) -> bool:
+        """Wait until every request is answered and learned from; whether that came in time."""
+        return self._worker.settle(timeout_s)
 
     def close(self) -> None:
         """Stop the worker and free what it holds. Weights shared with other engines stay."""

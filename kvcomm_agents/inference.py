@@ -12,16 +12,17 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from .audit import KEPT
 from .cache import PlanCache
 from .config import EngineConfig
+from .embedding import Embedder, make_embedder
 from .errors import ContextLengthError, DeviceMemoryError, PromptError
 from .generation import Detokenizer, Sampler, StopStrings
 from .job import Job
 from .models import LoadedModel
-from .plan import PrefillPlan
-from .planner import Planner
 from .prompt import PromptRenderer, agent_name
 from .request import Completion, TextChunk
+from .reuse import Choice, Reuse
 from .runner import Runner
 from .store import KVStore
 from .telemetry import FinishReason, RequestReport
@@ -40,7 +41,7 @@ class Running:
     job: Job
     agent: str
     ids: tuple[int, ...]
-    plan: PrefillPlan
+    choice: Choice
     cache: PlanCache
     sampler: Sampler
     detokenizer: Detokenizer
@@ -48,6 +49,7 @@ class Running:
     max_tokens: int
     seconds: dict[str, float]
     output: list[int] = field(default_factory=list)
+    logits: list[Tensor] | None = None
     text: list[str] = field(default_factory=list)
     untold: int = 0
     finished: FinishReason | None = None
@@ -62,12 +64,15 @@ class Inference:
     """
 
     def __init__(self, loaded: LoadedModel, config: EngineConfig) -> None:
-        self.loaded = loaded
+        self.loaded, self.config = loaded, config
+        self._made_embedder: Embedder | None = None
         self.runner = Runner(loaded.model)
         if config.reuse.mode == "corrected":
             self.runner.layout.require_movable()
         self.store = KVStore(self.runner.device, config.device_cache_bytes, config.host_cache_bytes)
-        self.planner = Planner(self.store, config.reuse)
+        self.reuse = Reuse(
+            self.runner, self.store, config.reuse, self._embedder, lambda ids: str(loaded.tokenizer.decode(list(ids)))
+        )
         self.renderer = PromptRenderer(loaded.tokenizer)
         self.max_context = max_context(loaded, config)
         self.reports: deque[RequestReport] = deque(maxlen=1000)
@@ -93,17 +98,18 @@ class Inference:
                 " answer; shorten the messages or raise max_context if the model allows it"
             )
         matching = time.perf_counter()
-        plan = self.planner.plan(ids, request.namespace, request.reuse)
+        agent = request.agent or agent_name(request.messages, ids)
+        choice = self.reuse.choose(ids, agent, request.namespace, request.reuse)
         matched = time.perf_counter()
         max_tokens = min(params.max_tokens or room, room)
         cache = self._with_room(lambda: self.runner.open(len(ids) + min(max_tokens, _FIRST_RESERVE)))
         try:
-            result = self._with_room(lambda: self.runner.prefill(cache, ids, plan))
+            result = self._with_room(lambda: self.runner.prefill(cache, ids, choice.plan))
             running = Running(
                 job=job,
-                agent=request.agent or agent_name(request.messages, ids),
+                agent=agent,
                 ids=ids,
-                plan=plan,
+                choice=choice,
                 cache=cache,
                 sampler=Sampler(params, ids, self.runner.device),
                 detokenizer=Detokenizer(self.loaded.tokenizer),
@@ -116,7 +122,9 @@ class Inference:
                     "prefill_s": result.forward_s,
                 },
             )
-            token = running.sampler(result.logits)
+            if self.reuse.wants_logits(choice, agent, request.namespace):
+                running.logits = []
+            token = self._draw(running, result.logits[0])
         except BaseException:
             self.runner.close(cache)
             raise
@@ -127,7 +135,7 @@ class Inference:
     def step(self, running: Running) -> None:
         """Produce one more token."""
         logits: Tensor = self._with_room(lambda: self.runner.decode(running.cache, running.output[-1]))
-        self._accept(running, running.sampler(logits))
+        self._accept(running, self._draw(running, logits))
 
     def finish(self, running: Running) -> None:
         """Answer a finished request, then remember its KV."""
@@ -138,13 +146,15 @@ class Inference:
         report = RequestReport(
             agent=running.agent,
             prompt_tokens=len(running.ids),
-            computed_tokens=running.plan.computed_tokens,
-            placed_exact_tokens=running.plan.placed_tokens(exact=True),
-            placed_corrected_tokens=running.plan.placed_tokens(exact=False),
+            computed_tokens=running.choice.plan.computed_tokens,
+            placed_exact_tokens=running.choice.plan.placed_tokens(exact=True),
+            placed_corrected_tokens=running.choice.plan.placed_tokens(exact=False),
             output_tokens=len(running.output),
             total_s=time.perf_counter() - running.job.submitted,
             finish_reason=running.finished,
             namespace=running.job.request.namespace,
+            rung=running.choice.rung_name,
+            predicted_divergence=running.choice.predicted,
             **running.seconds,
         )
         self.reports.append(report)
@@ -155,11 +165,27 @@ class Inference:
     def release(self, running: Running) -> None:
         """Remember what was computed so far and give the cache back. For cancelled requests too: their KV is good."""
         try:
-            ids = (*running.ids, *running.output)[: running.cache.length]
-            tainted_from = len(ids) if running.plan.is_exact else running.plan.tainted_from
-            self.store.insert(running.job.request.namespace, ids, tainted_from, running.cache.capture)
+            self.reuse.remember(
+                running.choice,
+                running.ids,
+                running.output,
+                running.agent,
+                running.job.request.namespace,
+                running.cache,
+                running.logits or (),
+            )
         finally:
             self.runner.close(running.cache)
+
+    def _draw(self, running: Running, logits: Tensor) -> int:
+        if running.logits is not None and len(running.logits) < KEPT:
+            running.logits.append(logits)
+        return running.sampler(logits)
+
+    def _embedder(self) -> Embedder:
+        if self._made_embedder is None:
+            self._made_embedder = make_embedder(self.config.embedder, self.loaded.model, self.loaded.tokenizer)
+        return self._made_embedder
 
     def _accept(self, running: Running, token: int) -> None:
         if token in self._eos:

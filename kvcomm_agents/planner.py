@@ -2,44 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from .config import ReuseConfig, ReuseMode
+from .kv import KVBlock
 from .plan import Computed, Placed, PrefillPlan, Run, dense
-from .store import KVStore
+from .segments import Segment
+from .store import Hit
 
 
-class Planner:
-    """Makes the prefill plan of a prompt from what the store holds.
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """A step of the ladder: how much is computed of what could be placed.
 
     Args:
-        store: where KV is found.
-        config: the policy.
+        name: for reports.
+        heads: tokens computed at the head of each span.
+        connectives: whether static text between spans is computed too.
+        tail: static tokens computed at the prompt's end, at most; new text there always is.
     """
 
-    def __init__(self, store: KVStore, config: ReuseConfig) -> None:
-        self.store, self.config = store, config
+    name: str
+    heads: int = 0
+    connectives: bool = False
+    tail: int = 32
 
-    def plan(self, ids: Sequence[int], namespace: str, mode: ReuseMode | None = None) -> PrefillPlan:
-        """A plan for a prompt.
 
-        Args:
-            ids: token ids of the prompt, at least one.
-            namespace: the only one whose KV may be placed.
-            mode: overrides the configured reuse mode.
-        """
-        mode = mode or self.config.mode
-        if mode == "off":
-            return dense(len(ids))
-        return self._with_prefix(ids, namespace, exact=mode == "exact")
+LADDER = (Rung("placed"), Rung("heads", heads=8), Rung("connectives", heads=8, connectives=True))
+"""From the least computed to the most; above it there is only dense."""
 
-    def _with_prefix(self, ids: Sequence[int], namespace: str, *, exact: bool) -> PrefillPlan:
-        hits = self.store.match(namespace, ids[:-1], exact=exact)
-        if not hits or hits[-1].stop < self.config.min_prefix:
-            return dense(len(ids))
-        tainted = False
-        runs: list[Run] = []
-        for hit in hits:
-            tainted = tainted or hit.tainted
-            runs.append(Placed(hit.start, hit.stop, hit.block, exact=not tainted))
-        return PrefillPlan((*runs, Computed(hits[-1].stop, len(ids))))
+
+def prefix_runs(hits: Sequence[Hit], min_prefix: int) -> list[Placed]:
+    """The runs of a stored prefix; none if it is too short to pay."""
+    if not hits or hits[-1].stop < min_prefix:
+        return []
+    runs, tainted = list[Placed](), False
+    for hit in hits:
+        tainted = tainted or hit.tainted
+        runs.append(Placed(hit.start, hit.stop, hit.block, exact=not tainted))
+    return runs
+
+
+def prefix_plan(length: int, prefix: Sequence[Placed]) -> PrefillPlan:
+    """A stored prefix placed, the rest computed."""
+    if not prefix:
+        return dense(length)
+    return PrefillPlan((*prefix, Computed(prefix[-1].stop, length)))
+
+
+def corrected_plan(
+    length: int,
+    prefix: Sequence[Placed],
+    segments: Sequence[Segment],
+    blocks: Mapping[int, KVBlock],
+    rung: Rung,
+    min_run: int,
+) -> PrefillPlan:
+    """A stored prefix, then every segment placed or computed as the rung says.
+
+    Args:
+        length: tokens of the prompt.
+        prefix: its runs.
+        segments: of the rest, without gaps.
+        blocks: what to place, by the index of its segment; a segment without one is computed.
+        rung: how much to compute.
+        min_run: shorter placed runs are computed.
+    """
+    last = max((index for index, one in enumerate(segments) if one.kind == "span"), default=-1)
+    tail = max(length - rung.tail, segments[last].stop if last >= 0 else 0)
+    runs: list[Run] = list(prefix)
+    for index, one in enumerate(segments):
+        block = blocks.get(index)
+        start, stop = one.start, min(one.stop, length - 1)
+        if one.kind == "span":
+            start = min(stop, start + max(0, rung.heads - one.offset))
+        elif one.kind == "static":
+            stop = start if rung.connectives else min(stop, max(tail, start))
+        if block is not None and stop - start >= min_run:
+            _compute(runs, one.start, start)
+            runs.append(Placed(start, stop, block.slice(start - one.start, stop - one.start), exact=False))
+            _compute(runs, stop, one.stop)
+        else:
+            _compute(runs, one.start, one.stop)
+    return PrefillPlan(tuple(runs))
+
+
+def _compute(runs: list[Run], start: int, stop: int) -> None:
+    """Append a computed run, joined with the one before it."""
+    if start == stop:
+        return
+    if runs and isinstance(runs[-1], Computed):
+        runs[-1] = Computed(runs[-1].start, stop)
+    else:
+        runs.append(Computed(start, stop))

@@ -19,7 +19,7 @@ _SPARE_CACHES = 2
 
 @dataclass(frozen=True, slots=True)
 class PrefillResult:
-    """Logits after the prompt's last token, float32 `[vocabulary]`, and where the time went, in seconds."""
+    """Logits after the prompt's last tokens, float32 `[kept, vocabulary]`, and where the time went, in seconds."""
 
     logits: Tensor
     assemble_s: float
@@ -68,8 +68,10 @@ class Runner:
         """Free what waits for its next use."""
         self._spare.clear()
 
-    @torch.inference_mode()
-    def prefill(self, cache: PlanCache, ids: Sequence[int], plan: PrefillPlan | None = None) -> PrefillResult:
+    @torch.no_grad()
+    def prefill(
+        self, cache: PlanCache, ids: Sequence[int], plan: PrefillPlan | None = None, keep: int = 1
+    ) -> PrefillResult:
         """Run a plan on a cache: place what is placed, then one forward pass over what is computed.
 
         Computed tokens attend to every token before them, placed or computed, at their true positions.
@@ -78,6 +80,7 @@ class Runner:
             cache: with room for the prompt; what it held is overwritten.
             ids: token ids of the prompt.
             plan: covers `ids`; `None` computes everything.
+            keep: logits are returned for this many of the last computed tokens.
 
         Raises:
             UnsupportedModelError: the plan moves KV and the model's keys cannot be moved.
@@ -102,18 +105,24 @@ class Runner:
             targets = torch.tensor(order, device=self.device)
             mask = (torch.arange(plan.length, device=self.device) <= targets[:, None])[None, None]
             tokens = [ids[position] for position in order]
-        logits = self._forward(cache, tokens, targets, plan.length, mask)
+        logits = self._forward(cache, tokens, targets, plan.length, mask, keep)
         return PrefillResult(logits, assembled - started, time.perf_counter() - assembled)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def decode(self, cache: PlanCache, token: int) -> Tensor:
         """Append one token; logits of the next, float32 `[vocabulary]`."""
         at = cache.length
         cache.reserve(at + 1)
-        return self._forward(cache, [token], slice(at, at + 1), at + 1, None)
+        return self._forward(cache, [token], slice(at, at + 1), at + 1, None, 1)[0]
 
     def _forward(
-        self, cache: PlanCache, tokens: Sequence[int], targets: slice | Tensor, end: int, mask: Tensor | None
+        self,
+        cache: PlanCache,
+        tokens: Sequence[int],
+        targets: slice | Tensor,
+        end: int,
+        mask: Tensor | None,
+        keep: int,
     ) -> Tensor:
         cache.expect(targets, end)
         output = self.model(
@@ -122,10 +131,10 @@ class Runner:
             position_ids=position_ids(targets, self.device),
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=keep,
         )
         cache.length = end
-        logits: Tensor = output.logits[0, -1].float()
+        logits: Tensor = output.logits[0, -keep:].float()
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return logits

@@ -16,6 +16,8 @@ class RequestReport:
     Seconds: `queue_s` until the worker took the request, `match_s` finding stored KV, `assemble_s`
     writing it into the cache, `prefill_s` the forward pass over the computed tokens, `ttft_s` from
     the worker taking the request to its first token, `total_s` from submission to its last.
+    `rung` says how much was computed (`exact`, `dense`, or a rung of the ladder) and
+    `predicted_divergence` what the guard expected of it, mean KL per token in nats.
     """
 
     agent: str
@@ -32,6 +34,8 @@ class RequestReport:
     total_s: float = 0.0
     finish_reason: FinishReason = "stop"
     namespace: str = "default"
+    rung: str = "exact"
+    predicted_divergence: float = 0.0
 
     @property
     def placed_tokens(self) -> int:
@@ -45,7 +49,8 @@ class RequestReport:
     def __str__(self) -> str:
         return (
             f"{self.agent}: {self.prompt_tokens} prompt tokens = {self.computed_tokens} computed"
-            f" + {self.placed_exact_tokens} placed exact + {self.placed_corrected_tokens} placed corrected;"
+            f" + {self.placed_exact_tokens} placed exact + {self.placed_corrected_tokens} placed corrected"
+            f" ({self.rung}, predicted divergence {self.predicted_divergence:.4f});"
             f" first token {1e3 * self.ttft_s:.0f} ms (match {1e3 * self.match_s:.1f},"
             f" assemble {1e3 * self.assemble_s:.1f}, prefill {1e3 * self.prefill_s:.0f});"
             f" {self.output_tokens} tokens in {self.total_s:.2f} s, {self.finish_reason}"

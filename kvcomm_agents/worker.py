@@ -13,6 +13,8 @@ from .job import Job
 
 logger = logging.getLogger(__name__)
 
+_MAX_BACKLOG = 24  # pieces of learning put off; beyond that they delay the next request, or memory would grow
+
 
 class Worker:
     """Runs jobs on a daemon thread, one token of each running job at a time.
@@ -30,8 +32,8 @@ class Worker:
         self._wake = threading.Condition()
         self._closed = False
         self._thread: threading.Thread | None = None
-        self._ready = threading.Event()
         self._inference: Inference | None = None
+        self._idle = True
 
     @property
     def inference(self) -> Inference | None:
@@ -48,16 +50,22 @@ class Worker:
             if self._closed:
                 raise EngineClosedError(f"the engine of {self._name} was closed; make a new one")
             self._waiting.append(job)
+            self._idle = False
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name=f"kvcomm {self._name}", daemon=True)
                 self._thread.start()
-            self._wake.notify()
+            self._wake.notify_all()
+
+    def settle(self, timeout_s: float | None = None) -> bool:
+        """Wait until every job is answered and everything to be learned from them is; whether that came in time."""
+        with self._wake:
+            return self._wake.wait_for(lambda: (self._idle and not self._waiting) or self._closed, timeout_s)
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Stop after the token in flight. Jobs that are not done fail with `EngineClosedError`."""
         with self._wake:
             self._closed = True
-            self._wake.notify()
+            self._wake.notify_all()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout_s)
 
@@ -65,9 +73,11 @@ class Worker:
         running: list[Running] = []
         while not self._closed:
             self._sweep()
-            job = self._next(block=not running) if len(running) < self._max else None
+            job = self._next(block=not running and not self._backlog()) if len(running) < self._max else None
             if job is not None:
                 self._begin(job, running)
+            elif not running:
+                self._tidy()
             for one in list(running):
                 if not self._advance(one):
                     running.remove(one)
@@ -89,13 +99,29 @@ class Worker:
     def _next(self, *, block: bool) -> Job | None:
         with self._wake:
             while block and not self._waiting and not self._closed:
+                self._idle = True
+                self._wake.notify_all()
                 self._wake.wait()
             return self._waiting.popleft() if self._waiting and not self._closed else None
+
+    def _backlog(self) -> int:
+        return len(self._inference.reuse.backlog) if self._inference else 0
+
+    def _tidy(self) -> None:
+        """One piece of work that nobody waits for."""
+        if self._inference and self._inference.reuse.backlog:
+            work = self._inference.reuse.backlog.popleft()
+            try:
+                work()
+            except Exception:  # what was not learned is only slower, never wrong
+                logger.exception("learning from a request failed")
 
     def _begin(self, job: Job, running: list[Running]) -> None:
         try:
             if why := job.check():
                 raise why
+            while self._backlog() > _MAX_BACKLOG:
+                self._tidy()
             if self._inference is None:
                 self._inference = self._make()
             running.append(self._inference.begin(job))

@@ -9,9 +9,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from kvcomm_agents.config import EngineConfig
+from kvcomm_agents.config import EngineConfig, ReuseConfig
 from kvcomm_agents.engine import Engine
 from kvcomm_agents.models import LoadedModel
+
+torch.set_num_threads(1)  # tiny models are slower on many threads
 
 BOS, END = "<|start|>", "<|end|>"
 TEMPLATE = (
@@ -113,7 +115,7 @@ def tiny() -> Callable[[str], LoadedModel]:
 
 @pytest.fixture
 def engine(tiny: Callable[[str], LoadedModel]) -> Iterator[Engine]:
-    """An engine on the tiny llama, closed afterwards."""
-    engine = Engine(tiny("llama"), EngineConfig())
+    """An engine on the tiny llama in exact mode, closed afterwards."""
+    engine = Engine(tiny("llama"), EngineConfig(reuse=ReuseConfig(mode="exact")))
     yield engine
     engine.close()

@@ -190,7 +190,7 @@ def test_eight_threads_forty_requests_random_cancellations(tiny: Tiny) -> None:
         for i in range(40)
     ]
     budget = 3 << 20
-    config = EngineConfig(device_cache_bytes=budget, host_cache_bytes=0)
+    config = EngineConfig(device_cache_bytes=budget, host_cache_bytes=0, reuse=ReuseConfig(mode="exact"))
     single = Engine(tiny("llama"), config)
     expected = [single.generate(request).token_ids for request in requests]
     single.close()

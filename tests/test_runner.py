@@ -35,7 +35,7 @@ def split(cuts: list[int], placed_first: bool, block: KVBlock, length: int = LEN
 
 def greedy(runner: Runner, ids: list[int], plan: PrefillPlan | None, tokens: int) -> tuple[torch.Tensor, list[int]]:
     cache = runner.open(len(ids) + tokens)
-    first = logits = runner.prefill(cache, ids, plan).logits
+    first = logits = runner.prefill(cache, ids, plan).logits[0]
     output = [int(logits.argmax())]
     while len(output) < tokens:
         logits = runner.decode(cache, output[-1])
@@ -140,7 +140,7 @@ def test_any_split_equals_dense_on_cuda() -> None:
     model = tiny_model("llama").model.to("cuda")
     runner, ids = Runner(model), prompt()
     cache = runner.open(LENGTH)
-    expected = runner.prefill(cache, ids).logits
+    expected = runner.prefill(cache, ids).logits[0]
     block = cache.capture(0, LENGTH).unrotated(runner.layout.require_movable())
-    logits = runner.prefill(runner.open(LENGTH), ids, split([10, 30, 31, 60], True, block)).logits
+    logits = runner.prefill(runner.open(LENGTH), ids, split([10, 30, 31, 60], True, block)).logits[0]
     torch.testing.assert_close(logits, expected, atol=1e-3, rtol=1e-3)

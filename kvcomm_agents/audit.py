@@ -1,0 +1,122 @@
+"""Audits: what a reused prompt really costs in divergence, measured off the critical path.
+
+A *trial* takes a request that was computed exactly and asks what each rung would have given: one
+forward pass over few tokens a rung, since all else is placed. An *audit* takes a request that was
+reused and prefills it densely. Both compare next-token distributions at every produced position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .kv import KVBlock
+from .plan import Computed, Placed, PrefillPlan
+from .planner import LADDER, corrected_plan, prefix_plan
+from .runner import Runner
+from .segments import Segment
+
+KEPT = 64  # produced positions whose distributions are compared, at most
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """How far one set of next-token distributions is from the dense one.
+
+    Args:
+        mean, first, largest: KL(dense || other) in nats, over produced positions.
+        top1: share of positions where both have the same best token.
+    """
+
+    mean: float
+    first: float
+    largest: float
+    top1: float
+
+
+def divergence(dense: Tensor, other: Tensor) -> Divergence:
+    """Compare logits `[positions, vocabulary]`."""
+    p, q = dense.log_softmax(-1), other.log_softmax(-1)
+    kl = (p.exp() * (p - q)).sum(-1).clamp_min(0)
+    top1 = (dense.argmax(-1) == other.argmax(-1)).float().mean()
+    return Divergence(float(kl.mean()), float(kl[0]), float(kl.max()), float(top1))
+
+
+def forced(runner: Runner, ids: Sequence[int], output: Sequence[int], plan: PrefillPlan) -> Tensor:
+    """Logits `[1 + len(output), vocabulary]` that predict `output` and what follows, the prompt run by a plan."""
+    return _forced(runner, ids, output, plan)[0]
+
+
+def trial(
+    runner: Runner,
+    ids: Sequence[int],
+    output: Sequence[int],
+    prefix: Sequence[Placed],
+    segments: Sequence[Segment],
+    blocks: Mapping[int, KVBlock],
+    dense: Tensor,
+    min_run: int,
+) -> list[Divergence]:
+    """What every rung of the ladder would have diverged on a request that was computed exactly.
+
+    Args:
+        runner: of the model.
+        ids: the prompt.
+        output: what was produced; `dense` `[len(output) + 1 or fewer, vocabulary]` predicted it.
+        prefix: the exact prefix.
+        segments: of the rest.
+        blocks: what would be placed.
+        dense: logits of the exact run.
+        min_run: as in `corrected_plan`.
+    """
+    output = output[: dense.shape[0] - 1]
+    plans = [corrected_plan(len(ids), prefix, segments, blocks, rung, min_run) for rung in LADDER]
+    return [divergence(dense, forced(runner, ids, output, plan)) for plan in plans]
+
+
+def audit(
+    runner: Runner,
+    ids: Sequence[int],
+    output: Sequence[int],
+    prefix: Sequence[Placed],
+    segments: Sequence[Segment],
+    served: Tensor,
+) -> tuple[Divergence, dict[int, KVBlock]]:
+    """Prefill a reused request exactly; how far it diverged, and the true un-rotated KV of its segments.
+
+    Args:
+        runner: of the model.
+        ids: the prompt.
+        output: what was produced.
+        prefix: an exact prefix to start from.
+        segments: whose KV is wanted, by index.
+        served: logits `[positions, vocabulary]` that produced `output`.
+    """
+    output = output[: served.shape[0] - 1]
+    logits, true = _forced(runner, ids, output, prefix_plan(len(ids), prefix), segments)
+    return divergence(logits, served), true
+
+
+@torch.no_grad()
+def _forced(
+    runner: Runner,
+    ids: Sequence[int],
+    output: Sequence[int],
+    plan: PrefillPlan,
+    segments: Sequence[Segment] = (),
+) -> tuple[Tensor, dict[int, KVBlock]]:
+    last = plan.runs[-1]
+    whole = PrefillPlan((*plan.runs[:-1], Computed(last.start, len(ids) + len(output))))
+    cache = runner.open(whole.length)
+    try:
+        result = runner.prefill(cache, [*ids, *output], whole, keep=len(output) + 1)
+        rope = runner.layout.require_movable() if segments else None
+        blocks = {
+            index: cache.capture(one.start, one.stop).unrotated(rope) for index, one in enumerate(segments) if rope
+        }
+        return result.logits, blocks
+    finally:
+        runner.close(cache)

@@ -1,0 +1,155 @@
+"""Guard: predicts how far a reused request would diverge, and picks the least computation that is safe.
+
+It knows only what audits measured. Per rung and agent it keeps recent pairs of (features, true mean
+KL per token) and fits log KL: an agent's level shrunk towards its rung's, and slopes on the features
+shrunk towards a prior, so that text unlike anything measured is expected to be worse even before
+anything of its kind was seen. With too few audits it says infinity: no data, no reuse.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .planner import LADDER
+
+_FLOOR = 1e-5  # KL below this is rounding; keeps logs finite
+_HALF_LIFE = 12  # audits after which a record counts half: maps improve, old records are pessimistic
+_SHRINK = 2.0  # records an agent needs to weigh as much as its rung's level
+_PRIOR_SLOPES = np.array([0.4, 0.4])
+_PRIOR_RECORDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What is known of a request before any token is computed.
+
+    Args:
+        leverage: of its spans in the map's feature space, relative to spans seen before (1 is usual).
+        disagreement: relative distance of the two correctors' KV.
+        novelty: 1 - cosine of the span's embedding to the nearest anchor's.
+        examples: fewest examples behind any of its corrections.
+    """
+
+    leverage: float = 1.0
+    disagreement: float = 0.0
+    novelty: float = 0.0
+    examples: int = 0
+
+    def vector(self) -> NDArray[np.float64]:
+        """What the slopes multiply: log leverage (below 1 counts as 1) and log disagreement."""
+        return np.array([math.log(min(max(self.leverage, 1.0), 1e4)), math.log(max(self.disagreement, 1e-3))])
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """How much to compute.
+
+    Args:
+        rung: index into `LADDER`; `None` is dense.
+        predicted: mean KL per token expected at that rung; 0 for dense.
+        novel: the text is unlike what was measured: an audit is due.
+        reason: in a few words, for reports.
+    """
+
+    rung: int | None
+    predicted: float
+    novel: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """One measurement: at this rung this request diverged by this much (mean KL per token, nats).
+
+    `predicted` is what the guard had said of a request it let through, `None` of a trial run.
+    """
+
+    agent: str
+    rung: int
+    features: Features
+    kl: float
+    predicted: float | None = None
+
+
+class Guard:
+    """Decides per request; learns from audits.
+
+    Args:
+        max_divergence: the user's bound on mean KL per token.
+        min_records: audits of an agent before anything of it is reused.
+    """
+
+    def __init__(self, max_divergence: float, min_records: int = 4) -> None:
+        self.max_divergence, self.min_records = max_divergence, min_records
+        self._records: list[deque[AuditRecord]] = [deque(maxlen=256) for _ in LADDER]
+        self._served: deque[AuditRecord] = deque(maxlen=1000)
+
+    def learn(self, record: AuditRecord) -> None:
+        """Take in one measurement."""
+        self._records[record.rung].append(record)
+        if record.predicted is not None:
+            self._served.append(record)
+
+    def records(self, agent: str) -> int:
+        """Measurements of an agent at the rung measured least."""
+        return min(sum(one.agent == agent for one in records) for records in self._records)
+
+    def predict(self, agent: str, rung: int, features: Features) -> float:
+        """Expected mean KL per token, with the standard error of its level added; infinity without data."""
+        records = self._records[rung]
+        own = [one for one in records if one.agent == agent]
+        if len(own) < self.min_records:
+            return math.inf
+        age = np.arange(len(records))[::-1]
+        weights = 0.5 ** (age / _HALF_LIFE / max(1, len({one.agent for one in records})))
+        levels = np.array([math.log(one.kl + _FLOOR) for one in records])
+        vectors = np.stack([one.features.vector() for one in records])
+        mine = np.array([one.agent == agent for one in records])
+        center = _mean(vectors, weights)
+        slopes = _slopes(vectors - center, levels - _mean(levels, weights), weights)
+        flat = levels - (vectors - center) @ slopes
+        common = _mean(flat, weights)
+        weight = weights[mine].sum()
+        level = (weights[mine] @ flat[mine] + _SHRINK * common) / (weight + _SHRINK)
+        spread = math.sqrt(_mean((flat[mine] - level) ** 2, weights[mine]))
+        smear = _mean(np.exp(flat[mine] - level), weights[mine])
+        slope = float((features.vector() - center) @ slopes)
+        return float(np.exp(level + slope + spread / math.sqrt(weight + 1)) * smear)
+
+    def decide(self, agent: str, features: Features) -> Decision:
+        """The lowest rung whose expected divergence is within the bound; dense if none is."""
+        novel = self.is_novel(agent, features)
+        worst = math.inf
+        for rung in range(len(LADDER) - 1 if novel else 0, len(LADDER)):
+            worst = self.predict(agent, rung, features)
+            if worst <= self.max_divergence:
+                return Decision(rung, worst, novel, "novel text" if novel else "within the bound")
+        reason = "no audits yet" if math.isinf(worst) else f"predicted {worst:.4f} > {self.max_divergence}"
+        return Decision(None, 0.0, novel, reason)
+
+    def is_novel(self, agent: str, features: Features) -> bool:
+        """Whether a request lies outside what was measured of its agent."""
+        own = [one.features.leverage for one in self._records[0] if one.agent == agent]
+        return bool(own) and features.leverage > 1.5 * max(1.0, *own)
+
+    def coverage(self) -> tuple[int, int]:
+        """Audited requests that were let through, and how many of them exceeded the bound."""
+        return len(self._served), sum(one.kl > self.max_divergence for one in self._served)
+
+
+def _mean(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(weights @ values / weights.sum(), dtype=np.float64)
+
+
+def _slopes(
+    vectors: NDArray[np.float64], levels: NDArray[np.float64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Weighted ridge regression towards the prior slopes, never below zero: more novel is never safer."""
+    gram = vectors.T @ (weights[:, None] * vectors) + _PRIOR_RECORDS * np.eye(len(_PRIOR_SLOPES)) * 0.1
+    target = vectors.T @ (weights * (levels - vectors @ _PRIOR_SLOPES))
+    return np.asarray(np.maximum(_PRIOR_SLOPES + np.linalg.solve(gram, target), 0.0))

@@ -1,0 +1,120 @@
+"""SpanLibrary: every span seen in a namespace, with the KV of its donor."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .kv import KVBlock
+from .spans import SpanIndex, SpanMatch
+
+Origin = Literal["output", "prompt"]
+
+
+@dataclass(eq=False, slots=True)
+class Span:
+    """A run of tokens, and its KV in the context where it was first computed.
+
+    Args:
+        id: within its namespace.
+        ids: `[tokens]` int64.
+        base: un-rotated donor KV.
+        producer: the agent whose context the donor is.
+        origin: `output` if the producer wrote it, `prompt` if its prompt held it first.
+        exact: whether the donor context held no approximate KV.
+        sources: the spans that stood in the donor context.
+        embedding: `[dim]` float32 of length 1, once it was computed.
+    """
+
+    id: int
+    ids: NDArray[np.int64]
+    base: KVBlock
+    producer: str
+    origin: Origin
+    exact: bool
+    sources: frozenset[int]
+    embedding: Tensor | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Its length."""
+        return len(self.ids)
+
+
+class SpanLibrary:
+    """Known spans of one namespace, found by content, within a byte budget, least recently used out first.
+
+    Args:
+        budget: bytes of donor KV.
+        min_span: tokens; shorter runs are not kept and not found.
+    """
+
+    def __init__(self, budget: int, min_span: int) -> None:
+        self.budget, self.min_span = budget, min_span
+        self.nbytes = 0
+        self._index = SpanIndex(window=min(8, min_span), min_span=min_span)
+        self._spans: OrderedDict[int, Span] = OrderedDict()
+        self._by_content: dict[bytes, int] = {}
+        self._next = 0
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    def __contains__(self, span: int) -> bool:
+        return span in self._spans
+
+    def __getitem__(self, span: int) -> Span:
+        return self._spans[span]
+
+    def add(
+        self,
+        ids: Sequence[int],
+        base: KVBlock,
+        *,
+        producer: str,
+        origin: Origin,
+        exact: bool,
+        sources: frozenset[int] = frozenset(),
+    ) -> Span | None:
+        """Keep a span, or the one already known by the same ids; `None` if it is too short.
+
+        An exact donor replaces an approximate one.
+        """
+        array = np.asarray(ids, dtype=np.int64)
+        if len(array) < self.min_span or base.nbytes > self.budget:
+            return None
+        key = array.tobytes()
+        known = self._by_content.get(key)
+        if known is not None and (self._spans[known].exact or not exact):
+            self._spans.move_to_end(known)
+            return self._spans[known]
+        if known is not None:
+            self._remove(known)
+        span = Span(self._next, array, base, producer, origin, exact, sources)
+        self._next += 1
+        self._spans[span.id] = span
+        self._by_content[key] = span.id
+        self._index.add(span.id, ids)
+        self.nbytes += base.nbytes
+        while self.nbytes > self.budget:
+            self._remove(next(iter(self._spans)))
+        return span
+
+    def find(self, ids: Sequence[int], start: int, tagged: Sequence[int] = ()) -> list[SpanMatch]:
+        """Known spans in `ids[start:]`, in order, without overlap; `tagged` ones are preferred."""
+        matches = self._index.find(ids, start, tagged)
+        for match in matches:
+            self._spans.move_to_end(match.span)
+        return matches
+
+    def _remove(self, span: int) -> None:
+        gone = self._spans.pop(span)
+        self._by_content.pop(gone.ids.tobytes(), None)
+        self._index.remove(span)
+        self.nbytes -= gone.base.nbytes

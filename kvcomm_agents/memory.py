@@ -1,0 +1,259 @@
+"""Memory: what one namespace has learned: its spans, its agents' slots, their corrections and the guard."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from .anchors import AnchorPool
+from .config import ReuseConfig
+from .correction import Example, Slot
+from .correction.linear import LinearCorrector
+from .correction.token_knn import TokenKnnCorrector
+from .embedding import Embedder
+from .guard import Features, Guard
+from .kv import KVBlock
+from .library import Span, SpanLibrary
+from .segments import Segment, competing, segment
+
+Capture = Callable[[int, int], KVBlock]  # positions start:stop of a context -> un-rotated KV
+
+_PREPARED = 256  # corrections kept for spans about to be read
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A span corrected for a slot, and what the guard wants to know of it."""
+
+    block: KVBlock
+    examples: int
+    leverage: float
+    disagreement: float
+    novelty: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Proposal:
+    """What could be placed in a prompt: its segments, their KV, and how sure we are of it.
+
+    Args:
+        segments: of the prompt behind its stored prefix.
+        blocks: what to place, by index of the segment.
+        features: for the guard; `None` if nothing could be placed.
+        judge: the prompt holds competing answers.
+    """
+
+    segments: tuple[Segment, ...]
+    blocks: dict[int, KVBlock]
+    features: Features | None
+    judge: bool
+
+
+@dataclass(slots=True, eq=False)
+class _Mean:
+    block: KVBlock
+    count: int
+
+
+@dataclass(slots=True, eq=False)
+class Memory:
+    """One namespace. Not thread-safe: its owner serialises.
+
+    Args:
+        config: budgets and policy.
+        embedder: names anchors; called off the critical path.
+        decode: token ids -> text, for the embedder.
+    """
+
+    config: ReuseConfig
+    embedder: Callable[[], Embedder]
+    decode: Callable[[Sequence[int]], str]
+    library: SpanLibrary = field(init=False)
+    pool: AnchorPool = field(init=False)
+    linear: LinearCorrector = field(init=False)
+    second: TokenKnnCorrector = field(init=False)
+    guard: Guard = field(init=False)
+    _means: dict[tuple[str, int], _Mean] = field(default_factory=dict)
+    _readers: defaultdict[str, Counter[Slot]] = field(default_factory=lambda: defaultdict(Counter))
+    _prepared: OrderedDict[tuple[int, Slot], Prepared] = field(default_factory=OrderedDict)
+
+    def __post_init__(self) -> None:
+        self.library = SpanLibrary(self.config.span_bytes, self.config.min_span)
+        self.pool = AnchorPool(self.config.anchor_bytes)
+        self.linear = LinearCorrector()
+        self.second = TokenKnnCorrector()
+        self.guard = Guard(self.config.max_divergence)
+
+    def propose(self, ids: Sequence[int], agent: str, start: int, tagged: Sequence[int] = ()) -> Proposal:
+        """What could be placed in `ids[start:]`."""
+        segments = segment(ids, agent, self.library, start, tagged)
+        blocks, features = self.blocks(agent, segments)
+        return Proposal(segments, blocks, features, competing(segments, self.library))
+
+    def blocks(self, agent: str, segments: Sequence[Segment]) -> tuple[dict[int, KVBlock], Features | None]:
+        """The KV to place for each segment that has any, by its index, and what the guard wants to know."""
+        blocks: dict[int, KVBlock] = {}
+        prepared: list[tuple[Prepared, int]] = []
+        for index, one in enumerate(segments):
+            if one.kind == "new" or one.span not in self.library:
+                continue
+            if one.slot is not None:
+                made = self.prepare(one.span, one.slot)
+                prepared.append((made, one.tokens))
+                block = made.block
+            else:
+                mean = self._means.get((agent, one.span))
+                block = mean.block if mean else self.library[one.span].base
+            blocks[index] = block.slice(one.offset, one.offset + one.tokens)
+        return blocks, _features(prepared)
+
+    def prepare(self, span_id: int, slot: Slot) -> Prepared:
+        """A span corrected for a slot, from memory if it was prepared when it was produced."""
+        known = self._prepared.get((span_id, slot))
+        if known is not None:
+            self._prepared.move_to_end((span_id, slot))
+            return known
+        span = self.library[span_id]
+        correction = self.linear.correct(slot, span.base, span.embedding)
+        second = self.second.correct(slot, span.base, span.embedding)
+        made = Prepared(
+            correction.block,
+            correction.examples,
+            self.linear.leverage(slot, span.base) if correction.examples else float("inf"),
+            _distance(correction.block, second.block, span.base),
+            self.pool.novelty(slot, span.embedding) if span.embedding is not None else 0.0,
+        )
+        self._prepared[span_id, slot] = made
+        while len(self._prepared) > _PREPARED:
+            self._prepared.popitem(last=False)
+        return made
+
+    def register(
+        self,
+        agent: str,
+        segments: Sequence[Segment],
+        ids: Sequence[int],
+        output_start: int,
+        capture: Capture,
+        *,
+        exact: bool,
+    ) -> list[Span]:
+        """Keep the new text of a context, and what was written after it, as spans with their donor KV.
+
+        Args:
+            agent: whose context.
+            segments: of its prompt.
+            ids: prompt and output, as far as their KV is known.
+            output_start: where the output begins.
+            capture: KV of the context.
+            exact: whether that KV is.
+        """
+        added = []
+        here = frozenset(one.span for one in segments if one.kind == "span")
+        for one in segments:
+            if one.kind == "new" and one.tokens >= self.config.min_span:
+                block = capture(one.start, one.stop)
+                added.append(
+                    self.library.add(
+                        ids[one.start : one.stop], block, producer=agent, origin="prompt", exact=exact, sources=here
+                    )
+                )
+        sources = here | {span.id for span in added if span is not None}
+        if len(ids) - output_start >= self.config.min_span:
+            block = capture(output_start, len(ids))
+            added.append(
+                self.library.add(
+                    ids[output_start:], block, producer=agent, origin="output", exact=exact, sources=sources
+                )
+            )
+        return [span for span in added if span is not None]
+
+    def learn(self, agent: str, segments: Sequence[Segment], true_kv: Mapping[int, KVBlock]) -> None:
+        """Learn from a context whose KV is exact: every span and every recurring text in it is an example.
+
+        Args:
+            agent: whose context.
+            segments: of its prompt.
+            true_kv: their un-rotated KV in it, by index.
+        """
+        for index, one in enumerate(segments):
+            if one.kind == "new" or one.span not in self.library:
+                continue
+            span, true = self.library[one.span], true_kv[index]
+            if one.slot is None:
+                self._recur(agent, one, span, true)
+                continue
+            base = span.base.slice(one.offset, one.offset + one.tokens)
+            weight = self._weight(one.slot, base)
+            self._embed(span)
+            example = Example(base, true, span.embedding, weight)
+            self.linear.learn(one.slot, example)
+            self.second.learn(one.slot, example)
+            self.pool.add(one.slot, example)
+            self._readers[_voice(span)][one.slot] += 1
+            for key in [key for key in self._prepared if key[1].agent == agent]:
+                del self._prepared[key]
+
+    def foresee(self, spans: Sequence[Span]) -> None:
+        """Correct new spans for the slots that usually read their producer."""
+        for span in spans:
+            for slot in self._readers.get(_voice(span), ()):
+                if span.id in self.library:
+                    self._embed(span)
+                    self.prepare(span.id, slot)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of everything learned, donors included."""
+        means = sum(mean.block.nbytes for mean in self._means.values())
+        return self.library.nbytes + self.pool.nbytes + self.linear.nbytes + self.second.nbytes + means
+
+    def _embed(self, span: Span) -> None:
+        if span.embedding is None:
+            span.embedding = self.embedder().embed([self.decode(span.ids.tolist())])[0]
+
+    def _weight(self, slot: Slot, base: KVBlock) -> float:
+        """Novel examples count more: a few of them repair the map for their kind of text."""
+        if not self.linear.knows(slot):
+            return 1.0
+        leverage = self.linear.leverage(slot, base)
+        return min(max(leverage / self.config.novel_leverage, 1.0), self.config.novel_weight)
+
+    def _recur(self, agent: str, one: Segment, span: Span, true: KVBlock) -> None:
+        """Running mean of the KV of an agent's recurring text, as published evidence has it best."""
+        if one.tokens != span.tokens:
+            return
+        key = (agent, one.span)
+        mean = self._means.get(key) or _Mean(span.base, 1)
+        count = mean.count + 1
+        keys = torch.lerp(mean.block.keys, true.keys, 1 / count)
+        values = torch.lerp(mean.block.values, true.values, 1 / count)
+        self._means[key] = _Mean(KVBlock(keys, values), count)
+
+
+def _voice(span: Span) -> str:
+    """Who a span comes from: slots are read by the same voices again and again."""
+    return f"{span.origin}:{span.producer}"
+
+
+def _distance(a: KVBlock, b: KVBlock, base: KVBlock) -> float:
+    """Distance of two corrections relative to the size of the donor KV."""
+    gap = (a.keys - b.keys).float().square().sum() + (a.values - b.values).float().square().sum()
+    size = base.keys.float().square().sum() + base.values.float().square().sum()
+    return float((gap / size).sqrt())
+
+
+def _features(prepared: Sequence[tuple[Prepared, int]]) -> Features | None:
+    """Token-weighted over the spans; the examples of the one that has fewest."""
+    tokens = sum(count for _, count in prepared)
+    if not tokens:
+        return None
+    return Features(
+        leverage=sum(one.leverage * count for one, count in prepared) / tokens,
+        disagreement=sum(one.disagreement * count for one, count in prepared) / tokens,
+        novelty=max(one.novelty for one, _ in prepared),
+        examples=min(one.examples for one, _ in prepared),
+    )

@@ -1,0 +1,240 @@
+"""Reuse: decides how a request is prefilled, and learns from it afterwards. The worker's own, like inference."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .audit import KEPT, audit, trial
+from .cache import PlanCache
+from .config import ReuseConfig, ReuseMode
+from .embedding import Embedder
+from .guard import AuditRecord, Features
+from .kv import KVBlock
+from .memory import Memory
+from .plan import Placed, PrefillPlan
+from .planner import LADDER, corrected_plan, prefix_plan, prefix_runs
+from .runner import Runner
+from .segments import Segment, segment
+from .store import KVStore
+
+logger = logging.getLogger(__name__)
+
+_TRIALS = 8  # exact requests of an agent that are tried on every rung before only a share is
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    """How a request is prefilled, and what to remember of why.
+
+    Args:
+        plan: what the runner executes.
+        rung: index into `LADDER`; `None` where nothing approximate is placed.
+        segments: of the prompt behind its prefix; `None` if nobody asked yet.
+        features: what the guard went by.
+        predicted: mean KL per token it expects.
+        audited: the request's distributions are to be kept for an audit or a trial.
+    """
+
+    plan: PrefillPlan
+    rung: int | None = None
+    segments: tuple[Segment, ...] | None = None
+    features: Features | None = None
+    predicted: float = 0.0
+    audited: bool = False
+    learns: bool = False
+
+    @property
+    def rung_name(self) -> str:
+        """For reports."""
+        if self.rung is not None:
+            return LADDER[self.rung].name
+        return "exact" if self.plan.placed else "dense"
+
+
+class Reuse:
+    """Plans requests from the prefix store and from what each namespace has learned.
+
+    Args:
+        runner: of the model; runs audits.
+        store: the prefix store.
+        config: the policy.
+        embedder: made when the first span needs it.
+        decode: token ids -> text.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        store: KVStore,
+        config: ReuseConfig,
+        embedder: Callable[[], Embedder],
+        decode: Callable[[Sequence[int]], str],
+    ) -> None:
+        self.runner, self.store, self.config = runner, store, config
+        self.backlog: deque[Callable[[], None]] = deque()
+        """Work for idle time, oldest first: trials, audits, learning, corrections foreseen."""
+        self._embedder, self._decode = embedder, decode
+        self._memories: dict[str, Memory] = {}
+        self._learns = config.learns and runner.layout.rope is not None
+        self._random = random.Random(0)
+
+    def memory(self, namespace: str) -> Memory:
+        """What a namespace has learned."""
+        if namespace not in self._memories:
+            self._memories[namespace] = Memory(self.config, self._embedder, self._decode)
+        return self._memories[namespace]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of everything learned."""
+        return sum(memory.nbytes for memory in self._memories.values())
+
+    def forget(self, namespace: str | None = None) -> None:
+        """Forget a namespace, or everything."""
+        for name in [namespace] if namespace is not None else list(self._memories):
+            self._memories.pop(name, None)
+
+    def choose(
+        self, ids: Sequence[int], agent: str, namespace: str, mode: ReuseMode | None, tagged: Sequence[int] = ()
+    ) -> Choice:
+        """How to prefill a prompt.
+
+        Args:
+            ids: its token ids.
+            agent: who calls.
+            namespace: the only one anything is taken from.
+            mode: overrides the configured mode.
+            tagged: spans the caller says are in it.
+        """
+        mode = mode or self.config.mode
+        if mode == "off":
+            return Choice(prefix_plan(len(ids), []))
+        if mode == "exact" or not self._learns:
+            return self._exact(ids, agent, namespace)
+        memory = self.memory(namespace)
+        prefix = self._prefix(ids, namespace, exact=False)
+        proposal = memory.propose(ids, agent, prefix[-1].stop if prefix else 0, tagged)
+        if agent in self.config.exact_agents or (proposal.judge and self.config.exact_judges):
+            return self._exact(ids, agent, namespace)
+        tainted = any(not run.exact for run in prefix)
+        if proposal.features is None and not tainted:
+            return self._exact(ids, agent, namespace)
+        features = proposal.features or Features()
+        if mode == "corrected":
+            rung, predicted, novel = 0, memory.guard.predict(agent, 0, features), False
+        else:
+            decision = memory.guard.decide(agent, features)
+            if decision.rung is None:
+                return self._exact(ids, agent, namespace)
+            rung, predicted, novel = decision.rung, decision.predicted, decision.novel
+        plan = corrected_plan(len(ids), prefix, proposal.segments, proposal.blocks, LADDER[rung], self.config.min_span)
+        if plan.is_exact:
+            return self._exact(ids, agent, namespace)
+        audited = novel or self._random.random() < self.config.audit_share
+        return Choice(plan, rung, proposal.segments, proposal.features, predicted, audited, learns=True)
+
+    def remember(
+        self,
+        choice: Choice,
+        ids: Sequence[int],
+        output: Sequence[int],
+        agent: str,
+        namespace: str,
+        cache: PlanCache,
+        logits: Sequence[Tensor],
+    ) -> None:
+        """Keep a finished context's KV, its new spans, and put in the backlog what can be learned from it.
+
+        Args:
+            choice: how it was prefilled.
+            ids: the prompt.
+            output: what was produced.
+            agent: who called.
+            namespace: whose it is.
+            cache: the context.
+            logits: `[vocabulary]` each, of the first produced positions, if they were kept.
+        """
+        known = (*ids, *output)[: cache.length]
+        exact = choice.plan.is_exact
+        self.store.insert(namespace, known, len(known) if exact else choice.plan.tainted_from, cache.capture)
+        rope = self.runner.layout.rope
+        if not choice.learns or rope is None or len(known) < len(ids):
+            return
+        memory = self.memory(namespace)
+        prefix = [run for run in choice.plan.placed if run.exact]
+        segments = choice.segments
+        if segments is None:
+            segments = segment(ids, agent, memory.library, prefix[-1].stop if prefix else 0)
+
+        def capture(start: int, stop: int) -> KVBlock:
+            return cache.capture(start, stop).unrotated(rope)
+
+        kept = torch.stack(list(logits[:KEPT])) if logits else None
+        if exact:
+            true = {index: capture(one.start, one.stop) for index, one in enumerate(segments) if one.kind != "new"}
+            self.backlog.append(lambda: self._learn_exact(memory, agent, ids, output, prefix, segments, true, kept))
+        elif kept is not None:
+            self.backlog.append(lambda: self._audit(memory, choice, agent, ids, output, namespace, segments, kept))
+        spans = memory.register(agent, segments, known, len(ids), capture, exact=exact)
+        self.backlog.append(lambda: memory.foresee(spans))
+
+    def wants_logits(self, choice: Choice, agent: str, namespace: str) -> bool:
+        """Whether the distributions of a request should be kept: it will be tried or audited."""
+        if not choice.learns:
+            return False
+        if choice.rung is not None:
+            return choice.audited
+        young = self.memory(namespace).guard.records(agent) < _TRIALS
+        return young or self._random.random() < self.config.audit_share
+
+    def _exact(self, ids: Sequence[int], agent: str, namespace: str) -> Choice:
+        return Choice(prefix_plan(len(ids), self._prefix(ids, namespace, exact=True)), learns=self._learns)
+
+    def _prefix(self, ids: Sequence[int], namespace: str, *, exact: bool) -> list[Placed]:
+        return prefix_runs(self.store.match(namespace, ids[:-1], exact=exact), self.config.min_prefix)
+
+    def _learn_exact(
+        self,
+        memory: Memory,
+        agent: str,
+        ids: Sequence[int],
+        output: Sequence[int],
+        prefix: Sequence[Placed],
+        segments: Sequence[Segment],
+        true: dict[int, KVBlock],
+        kept: Tensor | None,
+    ) -> None:
+        """A trial with the maps as they are, then learn: every measurement is of text not learned from."""
+        if kept is not None:
+            blocks, features = memory.blocks(agent, segments)
+            if features is not None and features.examples:
+                found = trial(self.runner, ids, output, prefix, segments, blocks, kept, self.config.min_span)
+                for rung, one in enumerate(found):
+                    memory.guard.learn(AuditRecord(agent, rung, features, one.mean))
+        memory.learn(agent, segments, true)
+
+    def _audit(
+        self,
+        memory: Memory,
+        choice: Choice,
+        agent: str,
+        ids: Sequence[int],
+        output: Sequence[int],
+        namespace: str,
+        segments: Sequence[Segment],
+        kept: Tensor,
+    ) -> None:
+        prefix = self._prefix(ids, namespace, exact=True)
+        found, true = audit(self.runner, ids, output, prefix, segments, kept)
+        if choice.rung is not None and choice.features is not None:
+            record = AuditRecord(agent, choice.rung, choice.features, found.mean, choice.predicted)
+            memory.guard.learn(record)
+            logger.info("audit of %s: KL %.4f, predicted %.4f", agent, found.mean, choice.predicted)
+        memory.learn(agent, segments, true)

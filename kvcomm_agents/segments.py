@@ -1,0 +1,98 @@
+"""Segments: a prompt cut into what is shared, what its agent always says, and what is new."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from .correction.base import Slot
+from .library import SpanLibrary
+
+Kind = Literal["new", "static", "span"]
+
+_CONTEXT = 4  # tokens before a span that tell which place it stands in
+_MAX_ORDINAL = 3  # later repetitions of one place are one slot
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Tokens `start:stop` of a prompt.
+
+    `new` text was never seen. `static` text was first seen in this agent's own prompts and recurs.
+    A `span` was written by an agent, or first seen in another agent's prompt.
+
+    Args:
+        span: id in the library; -1 for new text.
+        offset: the segment's first token is this token of the span.
+        slot: where a span lands; `None` for other kinds.
+    """
+
+    start: int
+    stop: int
+    kind: Kind
+    span: int = -1
+    offset: int = 0
+    slot: Slot | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Its length."""
+        return self.stop - self.start
+
+
+def segment(
+    ids: Sequence[int], agent: str, library: SpanLibrary, start: int = 0, tagged: Sequence[int] = ()
+) -> tuple[Segment, ...]:
+    """Cut `ids[start:]` into segments, in order and without gaps.
+
+    Args:
+        ids: token ids of the prompt.
+        agent: whose prompt.
+        library: the spans of its namespace.
+        start: the tokens before it are placed from the prefix store.
+        tagged: spans the caller says are in there; preferred where they are.
+    """
+    found: list[Segment] = []
+    seen: Counter[str] = Counter()
+    at = start
+    for match in library.find(ids, start, tagged):
+        if match.start > at:
+            found.append(Segment(at, match.start, "new"))
+        span = library[match.span]
+        own = span.origin == "prompt" and span.producer == agent
+        slot = None
+        if not own:
+            place = _place(ids, found, match.start - (match.offset if match.offset <= 1 else 0))
+            slot = Slot(agent, f"{place}.{min(seen[place], _MAX_ORDINAL)}")
+            seen[place] += 1
+        kind: Kind = "static" if own else "span"
+        found.append(Segment(match.start, match.stop, kind, match.span, match.offset, slot))
+        at = match.stop
+    if at < len(ids):
+        found.append(Segment(at, len(ids), "new"))
+    return tuple(found)
+
+
+def _place(ids: Sequence[int], before: Sequence[Segment], start: int) -> str:
+    """A name for the place at `start`: the few tokens before it that belong to no span."""
+    last_span = max((one.stop for one in before if one.kind == "span"), default=0)
+    context = ids[max(start - _CONTEXT, last_span, 0) : start]
+    return hashlib.blake2b(repr(tuple(context)).encode(), digest_size=6).hexdigest()
+
+
+def competing(segments: Sequence[Segment], library: SpanLibrary) -> bool:
+    """Whether a prompt puts answers side by side whose authors did not see each other's.
+
+    Two agents' outputs compete if both read a common source and neither read the other: candidates
+    before a judge, a voter or a selector.
+    """
+    outputs = {one.span: library[one.span] for one in segments if one.kind == "span"}
+    spans = [span for span in outputs.values() if span.origin == "output"]
+    return any(
+        a.sources & b.sources and a.id not in b.sources and b.id not in a.sources
+        for index, a in enumerate(spans)
+        for b in spans[:index]
+    )
