@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from .planner import LADDER
 
 _FLOOR = 1e-5  # KL below this is rounding; keeps logs finite
-_HALF_LIFE = 12  # audits after which a record counts half: maps improve, old records are pessimistic
+_WINDOW = 24  # audits of an agent that are remembered
+_HALF_LIFE = 8  # audits after which a record counts half: maps improve, old records are pessimistic
 _SHRINK = 2.0  # records an agent needs to weigh as much as its rung's level
 _PRIOR_SLOPES = np.array([0.4, 0.4])
 _PRIOR_RECORDS = 10.0
@@ -86,27 +87,28 @@ class Guard:
 
     def __init__(self, max_divergence: float, min_records: int = 4) -> None:
         self.max_divergence, self.min_records = max_divergence, min_records
-        self._records: list[deque[AuditRecord]] = [deque(maxlen=256) for _ in LADDER]
+        self._by_agent: list[dict[str, deque[AuditRecord]]] = [{} for _ in LADDER]
         self._served: deque[AuditRecord] = deque(maxlen=1000)
 
     def learn(self, record: AuditRecord) -> None:
         """Take in one measurement."""
-        self._records[record.rung].append(record)
+        mine = self._by_agent[record.rung].setdefault(record.agent, deque(maxlen=_WINDOW))
+        mine.append(record)
         if record.predicted is not None:
             self._served.append(record)
 
     def records(self, agent: str) -> int:
         """Measurements of an agent at the rung measured least."""
-        return min(sum(one.agent == agent for one in records) for records in self._records)
+        return min(len(agents.get(agent, ())) for agents in self._by_agent)
 
     def predict(self, agent: str, rung: int, features: Features) -> float:
         """Expected mean KL per token, with the standard error of its level added; infinity without data."""
-        records = self._records[rung]
-        own = [one for one in records if one.agent == agent]
-        if len(own) < self.min_records:
+        agents = self._by_agent[rung]
+        if len(agents.get(agent, ())) < self.min_records:
             return math.inf
-        age = np.arange(len(records))[::-1]
-        weights = 0.5 ** (age / _HALF_LIFE / max(1, len({one.agent for one in records})))
+        records = [one for mine in agents.values() for one in mine]
+        age = np.concatenate([np.arange(len(mine))[::-1] for mine in agents.values()])
+        weights = 0.5 ** (age / _HALF_LIFE)
         levels = np.array([math.log(one.kl + _FLOOR) for one in records])
         vectors = np.stack([one.features.vector() for one in records])
         mine = np.array([one.agent == agent for one in records])
@@ -134,7 +136,7 @@ class Guard:
 
     def is_novel(self, agent: str, features: Features) -> bool:
         """Whether a request lies outside what was measured of its agent."""
-        own = [one.features.leverage for one in self._records[0] if one.agent == agent]
+        own = [one.features.leverage for one in self._by_agent[0].get(agent, ())]
         return bool(own) and features.leverage > 1.5 * max(1.0, *own)
 
     def coverage(self) -> tuple[int, int]:

@@ -72,6 +72,10 @@ class SpanLibrary:
     def __getitem__(self, span: int) -> Span:
         return self._spans[span]
 
+    def spans(self) -> list[Span]:
+        """All spans, least recently used first."""
+        return list(self._spans.values())
+
     def add(
         self,
         ids: Sequence[int],

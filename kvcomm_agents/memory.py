@@ -17,7 +17,7 @@ from .embedding import Embedder
 from .guard import Features, Guard
 from .kv import KVBlock
 from .library import Span, SpanLibrary
-from .segments import Segment, competing, segment
+from .segments import Segment, after, competing, segment
 
 Capture = Callable[[int, int], KVBlock]  # positions start:stop of a context -> un-rotated KV
 
@@ -89,9 +89,10 @@ class Memory:
 
     def propose(self, ids: Sequence[int], agent: str, start: int, tagged: Sequence[int] = ()) -> Proposal:
         """What could be placed in `ids[start:]`."""
-        segments = segment(ids, agent, self.library, start, tagged)
+        whole = segment(ids, agent, self.library, tagged)
+        segments = after(whole, start)
         blocks, features = self.blocks(agent, segments)
-        return Proposal(segments, blocks, features, competing(segments, self.library))
+        return Proposal(segments, blocks, features, competing(whole, self.library))
 
     def blocks(self, agent: str, segments: Sequence[Segment]) -> tuple[dict[int, KVBlock], Features | None]:
         """The KV to place for each segment that has any, by its index, and what the guard wants to know."""

@@ -21,11 +21,12 @@ from .memory import Memory
 from .plan import Placed, PrefillPlan
 from .planner import LADDER, corrected_plan, prefix_plan, prefix_runs
 from .runner import Runner
-from .segments import Segment, segment
+from .segments import Segment, after, segment
 from .store import KVStore
 
 logger = logging.getLogger(__name__)
 
+_EXAMPLES = 2  # behind every correction before `corrected` mode trusts it
 _TRIALS = 8  # exact requests of an agent that are tried on every rung before only a share is
 
 
@@ -127,6 +128,8 @@ class Reuse:
         if proposal.features is None and not tainted:
             return self._exact(ids, agent, namespace)
         features = proposal.features or Features()
+        if mode == "corrected" and features.examples < _EXAMPLES and not tainted:
+            return self._exact(ids, agent, namespace)
         if mode == "corrected":
             rung, predicted, novel = 0, memory.guard.predict(agent, 0, features), False
         else:
@@ -171,7 +174,7 @@ class Reuse:
         prefix = [run for run in choice.plan.placed if run.exact]
         segments = choice.segments
         if segments is None:
-            segments = segment(ids, agent, memory.library, prefix[-1].stop if prefix else 0)
+            segments = after(segment(ids, agent, memory.library), prefix[-1].stop if prefix else 0)
 
         def capture(start: int, stop: int) -> KVBlock:
             return cache.capture(start, stop).unrotated(rope)

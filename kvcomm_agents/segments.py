@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from .correction.base import Slot
@@ -43,22 +43,19 @@ class Segment:
         return self.stop - self.start
 
 
-def segment(
-    ids: Sequence[int], agent: str, library: SpanLibrary, start: int = 0, tagged: Sequence[int] = ()
-) -> tuple[Segment, ...]:
-    """Cut `ids[start:]` into segments, in order and without gaps.
+def segment(ids: Sequence[int], agent: str, library: SpanLibrary, tagged: Sequence[int] = ()) -> tuple[Segment, ...]:
+    """Cut a prompt into segments, in order and without gaps.
 
     Args:
         ids: token ids of the prompt.
         agent: whose prompt.
         library: the spans of its namespace.
-        start: the tokens before it are placed from the prefix store.
         tagged: spans the caller says are in there; preferred where they are.
     """
     found: list[Segment] = []
     seen: Counter[str] = Counter()
-    at = start
-    for match in library.find(ids, start, tagged):
+    at = 0
+    for match in library.find(ids, 0, tagged):
         if match.start > at:
             found.append(Segment(at, match.start, "new"))
         span = library[match.span]
@@ -74,6 +71,16 @@ def segment(
     if at < len(ids):
         found.append(Segment(at, len(ids), "new"))
     return tuple(found)
+
+
+def after(segments: Sequence[Segment], start: int) -> tuple[Segment, ...]:
+    """The part of the segments that lies at or after `start`."""
+    cut = []
+    for one in segments:
+        lost = max(start - one.start, 0)
+        if lost < one.tokens:
+            cut.append(replace(one, start=one.start + lost, offset=one.offset + lost if one.span >= 0 else 0))
+    return tuple(cut)
 
 
 def _place(ids: Sequence[int], before: Sequence[Segment], start: int) -> str:

@@ -1,0 +1,159 @@
+"""Corrected reuse through the whole engine: what may be placed, and what must never be."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+
+import pytest
+from conftest import tiny_model
+
+from kvcomm_agents import Completion, EngineConfig, Message, Request, ReuseConfig, SamplingParams
+from kvcomm_agents.engine import Engine
+from kvcomm_agents.models import LoadedModel
+
+Tiny = Callable[[str], LoadedModel]
+WORDS = "amber brick cedar daisy ember fjord grape hazel iris jade kelp lilac maple nylon olive pearl".split()
+QUESTIONS = [
+    "Which of these comes first, and why do you think so: " + ", ".join(random.Random(n).sample(WORDS, 9)) + "?"
+    for n in range(9)
+]
+
+
+@pytest.fixture(scope="module")
+def speaker() -> LoadedModel:
+    """A tiny model that writes letters only, so that its text tokenises to the tokens it wrote."""
+    loaded = tiny_model("llama")
+    letters = set(loaded.tokenizer("abcdefghijklmnopqrstuvwxyz ,.")["input_ids"])
+    head = loaded.model.get_output_embeddings().weight
+    head[[index for index in range(head.shape[0]) if index not in letters]] = 0
+    return loaded
+
+
+def made(speaker: LoadedModel, **reuse: object) -> Engine:
+    return Engine(speaker, EngineConfig(reuse=ReuseConfig(**reuse)))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def corrected(speaker: LoadedModel) -> Iterator[Engine]:
+    engine = made(speaker, mode="corrected")
+    yield engine
+    engine.close()
+
+
+def call(engine: Engine, agent: str, text: str, **options: object) -> Completion:
+    system = Message("system", f"You are agent {agent} and have instructions of your own, number {len(agent)}.")
+    params = SamplingParams(max_tokens=24, temperature=2.0, top_k=3, seed=len(agent) + len(text))  # texts that differ
+    request = Request((system, Message("user", text)), params, agent=agent, **options)  # type: ignore[arg-type]
+    answer = engine.generate(request)
+    engine.settle()
+    return answer
+
+
+def chain(engine: Engine, question: str, **options: object) -> tuple[Completion, Completion]:
+    """Two agents: the second reads the question and the first one's answer behind its own words."""
+    first = call(engine, "solver", f"Q: {question}\nA:", **options)
+    text = f"Check this. The question was: {question}\nThe solver wrote: {first.text}\nIs it right?"
+    return first, call(engine, "critic", text, **options)
+
+
+def test_the_second_agent_is_given_the_first_ones_kv(corrected: Engine) -> None:
+    for question in QUESTIONS[:5]:
+        _, critic = chain(corrected, question)
+    report = critic.report
+    assert report.placed_corrected_tokens > 60
+    assert report.rung == "placed"
+    assert report.prompt_tokens == report.computed_tokens + report.placed_exact_tokens + report.placed_corrected_tokens
+
+
+def test_exact_mode_is_exact_after_any_amount_of_corrected_reuse(speaker: LoadedModel, corrected: Engine) -> None:
+    """Approximate KV never reaches an exact request, though the same prompts were served corrected before."""
+    fresh = made(speaker, mode="exact")
+    for question in QUESTIONS[:4]:
+        chain(corrected, question)
+    for question in QUESTIONS[:4]:
+        exact, dense = chain(corrected, question, reuse="exact"), chain(fresh, question, reuse="off")
+        assert [one.token_ids for one in exact] == [one.token_ids for one in dense]
+        assert all(one.report.placed_corrected_tokens == 0 for one in exact)
+    fresh.close()
+
+
+def test_nothing_learned_or_seen_crosses_a_namespace(corrected: Engine) -> None:
+    for question in QUESTIONS[:4]:
+        chain(corrected, question, namespace="a")
+    first, _ = chain(corrected, QUESTIONS[0], namespace="b")
+    assert first.report.placed_tokens == 0
+    # In b the critic has only what the solver of b produced, and no anchors, whatever a holds.
+    assert corrected._worker.inference is not None
+    memories = {name: corrected._worker.inference.reuse.memory(name) for name in "ab"}
+    texts = {n: "".join(memories[n].decode(one.ids.tolist()) for one in memories[n].library.spans()) for n in "ab"}
+    wording = ", ".join(random.Random(3).sample(WORDS, 9))
+    assert wording in texts["a"]
+    assert wording not in texts["b"]
+    assert memories["b"].linear.nbytes < memories["a"].linear.nbytes
+
+
+def test_the_guard_computes_until_it_has_measured(speaker: LoadedModel) -> None:
+    engine = made(speaker, mode="auto", max_divergence=100.0)
+    reports = [chain(engine, question)[1].report for question in QUESTIONS]
+    assert reports[0].placed_corrected_tokens == reports[1].placed_corrected_tokens == 0
+    assert reports[-1].placed_corrected_tokens > 0
+    assert 0 < reports[-1].predicted_divergence < 100
+    engine.close()
+
+
+def test_the_guard_never_lets_through_what_it_expects_to_be_too_far(speaker: LoadedModel) -> None:
+    engine = made(speaker, mode="auto", max_divergence=1e-9)
+    for question in QUESTIONS:
+        assert chain(engine, question)[1].report.placed_corrected_tokens == 0
+    engine.close()
+
+
+def test_audits_measure_what_was_served(speaker: LoadedModel) -> None:
+    engine = made(speaker, mode="auto", max_divergence=100.0, audit_share=1.0)
+    for question in QUESTIONS:
+        chain(engine, question)
+    assert engine._worker.inference is not None
+    audited, exceeded = engine._worker.inference.reuse.memory("default").guard.coverage()
+    assert audited > 0
+    assert exceeded == 0
+    engine.close()
+
+
+def test_exact_agents_and_judges_get_no_approximate_kv(speaker: LoadedModel) -> None:
+    engine = made(speaker, mode="corrected", exact_agents=frozenset({"critic"}))
+    for question in QUESTIONS[:4]:
+        assert chain(engine, question)[1].report.placed_corrected_tokens == 0
+    engine.close()
+    engine = made(speaker, mode="corrected")
+    for question in QUESTIONS[:4]:
+        answers = [call(engine, name, f"Q: {question}\nA:").text for name in ("left hand", "right", "third one")]
+        text = f"The question: {question}\nOne: {answers[0]}\nTwo: {answers[1]}\nThree: {answers[2]}\nWhich is best?"
+        assert call(engine, "judge", text).report.placed_corrected_tokens == 0
+        retold = call(engine, "editor", f"Question: {question}\nAnswer: {answers[0]}\nSay it shorter.").report
+        assert call(engine, "judge", text + " Again?").report.placed_corrected_tokens == 0
+    assert retold.placed_corrected_tokens > 0
+    engine.close()
+
+
+def test_a_growing_conversation_keeps_its_tainted_past(corrected: Engine) -> None:
+    for question in QUESTIONS[:3]:
+        first, critic = chain(corrected, question)
+    history = (
+        Message("system", "You are agent critic and have instructions of your own, number 6."),
+        Message("user", f"Check this. The question was: {QUESTIONS[2]}\nThe solver wrote: {first.text}\nIs it right?"),
+        Message("assistant", critic.text),
+        Message("user", "Are you sure?"),
+    )
+    grown = corrected.generate(Request(history, SamplingParams(max_tokens=24), agent="critic")).report
+    assert grown.placed_corrected_tokens >= critic.report.placed_corrected_tokens
+    assert grown.computed_tokens < 60
+    exact = corrected.generate(Request(history, SamplingParams(max_tokens=24), agent="critic", reuse="exact")).report
+    assert exact.placed_corrected_tokens == 0
+
+
+def test_immovable_models_serve_auto_as_exact(tiny: Tiny) -> None:
+    engine = Engine(tiny("sliding-window"), EngineConfig(reuse=ReuseConfig(mode="auto")))
+    for question in QUESTIONS[:3]:
+        assert chain(engine, question)[1].report.placed_corrected_tokens == 0
+    engine.close()
