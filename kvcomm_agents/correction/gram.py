@@ -12,6 +12,7 @@ HEAD_TOKENS = 8
 """First tokens of a span that have an offset of their own."""
 SLOT_BYTES = 64_000_000
 _LEVERAGE_RIDGE = 0.1
+_FEW_TOKENS = 16
 
 
 def slot_bytes(layers: int, features: int, rank: int) -> int:
@@ -99,10 +100,24 @@ class Gram:
         return torch.cholesky_solve(target, torch.linalg.cholesky(self.gram + strength * eye))
 
     def spread(self, x: Tensor, layers: list[int]) -> float:
-        """Mean over tokens of `x' (G/N + c I)^-1 x`, without the constant and position features."""
+        """How far a span lies from what was learned, in no unit: compare it with `level`.
+
+        The mean over tokens of `d' M^-1 d`, times that of the span's mean, `d` from the learned mean and
+        `M` the learned covariance. Single tokens of another domain are a little unusual each; their mean,
+        in which the ordinary variety of tokens cancels, is very unusual. The product tells best.
+
+        Args:
+            x: inputs `[layers, tokens, inputs]`; of these the projections count.
+            layers: which of the learned layers they are.
+        """
         rank = x.shape[2] - 1 - HEAD_TOKENS
-        moment = self.gram[layers, :rank, :rank] / self.tokens
+        # The constant feature is `bias`: its row sums the inputs `bias` times, its own square `bias^2` times.
+        mean = self.gram[layers, rank, :rank] / self.gram[layers, rank, rank, None] * x[:, :1, rank]
+        moment = self.gram[layers, :rank, :rank] / self.tokens - mean[:, :, None] * mean[:, None]
         moment.diagonal(dim1=1, dim2=2).add_(_LEVERAGE_RIDGE)
-        part = x[..., :rank].mT
-        solved = torch.cholesky_solve(part, torch.linalg.cholesky(moment))
-        return float((part * solved).sum(1).mean())
+        apart = (x[..., :rank] - mean[:, None]).mT
+        apart = torch.cat([apart, apart.mean(2, keepdim=True)], dim=2)
+        distance = (apart * torch.cholesky_solve(apart, torch.linalg.cholesky(moment))).sum(1).mean(0)
+        # The mean of few tokens lies far off by chance.
+        certainty = x.shape[1] / (x.shape[1] + _FEW_TOKENS)
+        return float(distance[:-1].mean() * distance[-1]) * certainty

@@ -30,8 +30,8 @@ from .basis import Basis
 from .gram import HEAD_TOKENS, Gram, Solution, fitting_rank
 from .slots import SlotTable
 
-_LEVEL_MEMORY = 0.2
-_UNSEEN = 2.0  # how much farther a second span is than the only one seen is from itself; soon measured
+_LEVEL_MEMORY = 0.3
+_UNSEEN = 100.0  # how much farther a second span is than half of the only one is from the whole of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +42,15 @@ class LinearConfig:
         rank: directions in which a token's base KV enters, at most; fewer if a slot would exceed 64 MB.
         ridge: prior strength, in tokens of unit mean square per feature.
         bias: value of the constant and position features: larger is less shrunk.
-        warm_tokens: the basis is refitted until the examples hold this many tokens, then fixed.
+        warm_tokens: the basis is refitted, each time the tokens seen have doubled, up to this many; then fixed.
         watched: layers, evenly spread, that leverage is measured on.
         tolerated: leverage up to which a map is applied in full; beyond, it is scaled down.
         budget: bytes of everything learned.
     """
 
     rank: int = 128
-    ridge: float = 100.0
-    bias: float = 3.0
+    ridge: float = 300.0
+    bias: float = 10.0
     warm_tokens: int = 1024
     watched: int = 4
     tolerated: float = 2.0
@@ -73,6 +73,7 @@ class LinearCorrector:
         self._agents: dict[str, Solution] = {}
         self._basis: Basis | None = None
         self._warm: list[tuple[Slot, Example]] = []
+        self._fitted = 0  # tokens behind the basis
         self._fixed = False
         self._lock = threading.RLock()
         for slot, example in pool:
@@ -84,23 +85,24 @@ class LinearCorrector:
         if example.base.keys.shape[0] < 2 or example.base.tokens == 0:
             return
         with self._lock:
-            if self._fixed:
-                self._add(slot, example)
-            else:
+            if not self._fixed:
                 self._warm.append((slot, example))
-                self._refit()
+            tokens = sum(one.base.tokens for _, one in self._warm)
+            if not self._fixed and (tokens >= self.config.warm_tokens or tokens >= 2 * self._fitted):
+                self._refit(tokens)
+            else:
+                self._add(slot, example)
             self._table.shrink()
 
-    def _refit(self) -> None:
+    def _refit(self, tokens: int) -> None:
         """Learn the first examples anew in a basis that knows them all; the last time, keep it."""
         seen = torch.cat([flat.flatten(example.base) for _, example in self._warm], dim=1)
-        layers, features = seen.shape[0] + 1, seen.shape[2]
-        rank = fitting_rank(layers, features, self.config.rank)
-        self._basis = Basis.fit(seen, rank)
+        rank = fitting_rank(seen.shape[0] + 1, seen.shape[2], self.config.rank)
+        self._basis, self._fitted = Basis.fit(seen, rank), tokens
         self._table.forget(None)
         for slot, example in self._warm:
             self._add(slot, example)
-        if seen.shape[1] >= self.config.warm_tokens:
+        if tokens >= self.config.warm_tokens:
             self._fixed, self._warm = True, []
 
     def _add(self, slot: Slot, example: Example) -> None:
@@ -109,11 +111,14 @@ class LinearCorrector:
         sums = self._table.make(slot)
         watched = self._watched(x.shape[0])
         if sums.examples:  # before it is learned: how far an ordinary new example is
-            spread = min(sums.spread(x[watched], watched), 3 * sums.level)
-            sums.level += max(1 / sums.examples, _LEVEL_MEMORY) * (spread - sums.level)
+            spread, seen = sums.spread(x[watched], watched), sums.examples - 1
+            if seen < 2:  # the first measurement, of a covariance from one span, is far too large
+                sums.level = spread
+            else:  # one stranger does not move it far
+                sums.level += max(1 / seen, _LEVEL_MEMORY) * (min(spread, 3 * sums.level) - sums.level)
         sums.add(x, flat.flatten(example.true) - base, example.weight)
-        if sums.examples == 1:
-            sums.level = _UNSEEN * sums.spread(x[watched], watched)
+        if sums.examples == 1:  # a guess, until the next one tells
+            sums.level = _UNSEEN * sums.spread(x[watched, : -(-x.shape[1] // 2)], watched) + 1e-6
         self._agents.pop(slot.agent, None)
 
     def _watched(self, layers: int) -> list[int]:
@@ -183,6 +188,8 @@ class LinearCorrector:
             watched = self._watched(x.shape[0])
             leverage = sums.spread(x[watched], watched) / sums.level
         change = torch.bmm(x, solution.map.to(x.dtype))
+        if sums.examples < 2:
+            leverage = 1.0  # not measured yet
         scale = min(1.0, math.sqrt(self.config.tolerated / max(leverage, 1e-9)))
         confidence = scale * sums.examples / (sums.examples + 1)
         return Correction(flat.add(base, change, scale), confidence, sums.examples)
@@ -191,8 +198,8 @@ class LinearCorrector:
     def leverage(self, slot: Slot, base: KVBlock) -> float:
         """How far a span lies from those learned: about 1 in their domain, far above 1 outside it.
 
-        The mean over its tokens of `x' (G/N + c I)^-1 x`, on a few layers, over the running mean of the
-        same for examples before they were learned. `inf` when nothing is known of slot and agent.
+        `Gram.spread` over its running mean for examples before they were learned. `inf` when nothing is
+        known of slot and agent; a rough guess after a single example.
         """
         with self._lock:
             sums = self._table.get(slot) or self._table.total(slot.agent)
