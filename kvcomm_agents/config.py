@@ -85,6 +85,7 @@ class EngineConfig:
         max_concurrent: requests decoded in turn; the rest wait in the queue.
         embedder: a sentence-transformers model that keys anchors; `None` takes the embedded default
             if it is installed, else the model's own mean token embedding.
+        memory_folder: where anchors, maps and audits are kept between processes; `None` keeps nothing.
         reuse: see `ReuseConfig`.
     """
 
@@ -95,6 +96,7 @@ class EngineConfig:
     max_context: int | None = None
     max_concurrent: int = 8
     embedder: str | None = None
+    memory_folder: str | None = None
     reuse: ReuseConfig = ReuseConfig()
 
     def __post_init__(self) -> None:
@@ -127,7 +129,7 @@ class EngineConfig:
             try:
                 if field.name == "reuse":
                     value = ReuseConfig(mode=text)  # type: ignore[arg-type]
-                elif field.name in ("device", "dtype", "embedder"):
+                elif field.name in ("device", "dtype", "embedder", "memory_folder"):
                     value = text
                 else:
                     value = int(text)

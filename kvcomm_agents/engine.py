@@ -21,7 +21,7 @@ from functools import cached_property
 from transformers import PreTrainedTokenizerBase
 
 from .config import EngineConfig
-from .errors import EngineClosedError
+from .errors import ConfigError, EngineClosedError
 from .inference import Inference, max_context
 from .job import Event, Job, Sink
 from .models import LoadedModel, load_model, load_tokenizer
@@ -148,11 +148,21 @@ class Engine:
         return inference.store.stats() if inference else StoreStats(0, 0, 0, 0)
 
     def forget(self, namespace: str | None = None) -> None:
-        """Drop a namespace's stored KV, or all of it."""
-        inference = self._worker.inference
-        if inference:
-            inference.store.clear(namespace)
-            inference.reuse.forget(namespace)
+        """Drop what a namespace has stored and learned, or all of it."""
+        if self._worker.inference:
+            self._worker.call(lambda inference: inference.forget(namespace)).result()
+
+    def save(self) -> None:
+        """Write what was learned to `config.memory_folder`; `close` does this too.
+
+        Raises:
+            ConfigError: no folder is configured.
+            StoreError: it could not be written; what was saved before is still whole.
+        """
+        if self.config.memory_folder is None:
+            raise ConfigError("there is nowhere to save to; set memory_folder in EngineConfig")
+        if self._worker.inference:
+            self._worker.call(lambda inference: inference.save()).result()
 
     def settle(self, timeout_s: float | None = None) -> bool:
         """Wait until every request is answered and learned from; whether that came in time."""

@@ -8,13 +8,17 @@ anything of its kind was seen. With too few audits it says infinity: no data, no
 
 from __future__ import annotations
 
+import json
 import math
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from .errors import StoreError
 from .planner import LADDER
 
 _FLOOR = 1e-5  # KL below this is rounding; keeps logs finite
@@ -138,6 +142,23 @@ class Guard:
         """Whether a request lies outside what was measured of its agent."""
         own = [one.features.leverage for one in self._by_agent[0].get(agent, ())]
         return bool(own) and features.leverage > 1.5 * max(1.0, *own)
+
+    def state(self) -> Tensor:
+        """All records, for a file: JSON as bytes `[n]` uint8."""
+        rows = [asdict(one) for agents in self._by_agent for mine in agents.values() for one in mine]
+        return torch.frombuffer(bytearray(json.dumps(rows).encode()), dtype=torch.uint8)
+
+    def load_state(self, state: Tensor) -> None:
+        """Take in what `state` gave.
+
+        Raises:
+            StoreError: it is damaged.
+        """
+        try:
+            for row in json.loads(bytes(state.tolist())):
+                self.learn(AuditRecord(**{**row, "features": Features(**row["features"]), "predicted": None}))
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            raise StoreError(f"the saved audits are damaged: {error}") from error
 
     def coverage(self) -> tuple[int, int]:
         """Audited requests that were let through, and how many of them exceeded the bound."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -16,9 +18,10 @@ from .audit import KEPT
 from .cache import PlanCache
 from .config import EngineConfig
 from .embedding import Embedder, make_embedder
-from .errors import ContextLengthError, DeviceMemoryError, PromptError
+from .errors import ContextLengthError, DeviceMemoryError, PromptError, StoreError
 from .generation import Detokenizer, Sampler, StopStrings
 from .job import Job
+from .memory import Memory
 from .models import LoadedModel
 from .prompt import PromptRenderer, agent_name
 from .request import Completion, TextChunk
@@ -70,9 +73,7 @@ class Inference:
         if config.reuse.mode == "corrected":
             self.runner.layout.require_movable()
         self.store = KVStore(self.runner.device, config.device_cache_bytes, config.host_cache_bytes)
-        self.reuse = Reuse(
-            self.runner, self.store, config.reuse, self._embedder, lambda ids: str(loaded.tokenizer.decode(list(ids)))
-        )
+        self.reuse = Reuse(self.runner, self.store, config.reuse, self._remembered)
         self.renderer = PromptRenderer(loaded.tokenizer)
         self.max_context = max_context(loaded, config)
         self.reports: deque[RequestReport] = deque(maxlen=1000)
@@ -181,6 +182,42 @@ class Inference:
         if running.logits is not None and len(running.logits) < KEPT:
             running.logits.append(logits)
         return running.sampler(logits)
+
+    def forget(self, namespace: str | None = None) -> None:
+        """Drop what a namespace has stored and learned, or all of it."""
+        self.store.clear(namespace)
+        self.reuse.forget(namespace)
+
+    def save(self) -> None:
+        """Write what every namespace has learned to the configured folder."""
+        if self.config.memory_folder is not None:
+            for namespace, memory in self.reuse.memories():
+                memory.save(self._folder(self.config.memory_folder, namespace))
+
+    def close(self) -> None:
+        """Save, if there is a folder to save to. A failure is logged: what was saved before is still whole."""
+        try:
+            self.save()
+        except (StoreError, OSError):
+            logger.exception("what was learned could not be saved")
+
+    def _remembered(self, namespace: str) -> Memory:
+        """A namespace's memory, with what an earlier process saved of it if that is whole and of this model."""
+        tokenizer = self.loaded.tokenizer
+        memory = Memory(
+            self.config.reuse, self.loaded.fingerprint, self._embedder, lambda ids: str(tokenizer.decode(list(ids)))
+        )
+        if self.config.memory_folder is not None:
+            folder = self._folder(self.config.memory_folder, namespace)
+            try:
+                memory.load(folder)
+            except StoreError as error:
+                logger.error("starting with an empty memory: %s", error)
+        return memory
+
+    def _folder(self, root: str, namespace: str) -> Path:
+        name = hashlib.sha256(f"{self.loaded.fingerprint}\n{namespace}".encode()).hexdigest()[:16]
+        return Path(root).expanduser() / name
 
     def _embedder(self) -> Embedder:
         if self._made_embedder is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
@@ -21,6 +22,7 @@ from .segments import Segment, after, competing, segment
 
 Capture = Callable[[int, int], KVBlock]  # positions start:stop of a context -> un-rotated KV
 
+_GUARD = "guard.records"
 _PREPARED = 256  # corrections kept for spans about to be read
 
 
@@ -64,11 +66,13 @@ class Memory:
 
     Args:
         config: budgets and policy.
+        fingerprint: of the model and its tokenizer; what another one learned is refused.
         embedder: names anchors; called off the critical path.
         decode: token ids -> text, for the embedder.
     """
 
     config: ReuseConfig
+    fingerprint: str
     embedder: Callable[[], Embedder]
     decode: Callable[[Sequence[int]], str]
     library: SpanLibrary = field(init=False)
@@ -82,7 +86,7 @@ class Memory:
 
     def __post_init__(self) -> None:
         self.library = SpanLibrary(self.config.span_bytes, self.config.min_span)
-        self.pool = AnchorPool(self.config.anchor_bytes)
+        self.pool = AnchorPool(self.config.anchor_bytes, self.fingerprint)
         self.linear = LinearCorrector()
         self.second = TokenKnnCorrector()
         self.guard = Guard(self.config.max_divergence)
@@ -205,6 +209,30 @@ class Memory:
                 if span.id in self.library:
                     self._embed(span)
                     self.prepare(span.id, slot)
+
+    def save(self, folder: Path) -> None:
+        """Write anchors, maps and audits; spans are not kept, they come again with the next prompts.
+
+        Raises:
+            StoreError: it could not be written; what was saved before is still whole.
+        """
+        self.pool.save(folder, {**self.linear.state(), _GUARD: self.guard.state()})
+
+    def load(self, folder: Path) -> None:
+        """Take over what `save` wrote; nothing happens if the folder is not there.
+
+        Raises:
+            StoreError: what is there is damaged or of another model; this memory stays as it was.
+        """
+        if not folder.exists():
+            return
+        pool, extra = AnchorPool.load(folder, self.fingerprint, self.config.anchor_bytes)
+        guard, linear = Guard(self.config.max_divergence), LinearCorrector()
+        guard.load_state(extra.pop(_GUARD))
+        if not linear.load_state(extra):
+            linear = LinearCorrector(pool)
+        self.pool, self.linear, self.guard = pool, linear, guard
+        self.second = TokenKnnCorrector(pool)
 
     @property
     def nbytes(self) -> int:

@@ -14,7 +14,6 @@ from torch import Tensor
 from .audit import KEPT, audit, trial
 from .cache import PlanCache
 from .config import ReuseConfig, ReuseMode
-from .embedding import Embedder
 from .guard import AuditRecord, Features
 from .kv import KVBlock
 from .memory import Memory
@@ -66,8 +65,7 @@ class Reuse:
         runner: of the model; runs audits.
         store: the prefix store.
         config: the policy.
-        embedder: made when the first span needs it.
-        decode: token ids -> text.
+        make_memory: a namespace's memory, made when the namespace is first used.
     """
 
     def __init__(
@@ -75,13 +73,12 @@ class Reuse:
         runner: Runner,
         store: KVStore,
         config: ReuseConfig,
-        embedder: Callable[[], Embedder],
-        decode: Callable[[Sequence[int]], str],
+        make_memory: Callable[[str], Memory],
     ) -> None:
         self.runner, self.store, self.config = runner, store, config
         self.backlog: deque[Callable[[], None]] = deque()
         """Work for idle time, oldest first: trials, audits, learning, corrections foreseen."""
-        self._embedder, self._decode = embedder, decode
+        self._make_memory = make_memory
         self._memories: dict[str, Memory] = {}
         self._learns = config.learns and runner.layout.rope is not None
         self._random = random.Random(0)
@@ -89,8 +86,12 @@ class Reuse:
     def memory(self, namespace: str) -> Memory:
         """What a namespace has learned."""
         if namespace not in self._memories:
-            self._memories[namespace] = Memory(self.config, self._embedder, self._decode)
+            self._memories[namespace] = self._make_memory(namespace)
         return self._memories[namespace]
+
+    def memories(self) -> list[tuple[str, Memory]]:
+        """Every namespace in use, with its memory."""
+        return list(self._memories.items())
 
     @property
     def nbytes(self) -> int:

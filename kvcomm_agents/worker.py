@@ -6,6 +6,8 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
 
 from .errors import EngineClosedError
 from .inference import Inference, Running
@@ -14,6 +16,16 @@ from .job import Job
 logger = logging.getLogger(__name__)
 
 _MAX_BACKLOG = 24  # pieces of learning put off; beyond that they delay the next request, or memory would grow
+
+
+T = TypeVar("T")
+
+
+def _settle(future: Future[T], work: Callable[[Inference], T], inference: Inference) -> None:
+    try:
+        future.set_result(work(inference))
+    except Exception as error:  # the caller's to handle
+        future.set_exception(error)
 
 
 class Worker:
@@ -34,6 +46,7 @@ class Worker:
         self._thread: threading.Thread | None = None
         self._inference: Inference | None = None
         self._idle = True
+        self._calls: deque[Callable[[Inference], None]] = deque()
 
     @property
     def inference(self) -> Inference | None:
@@ -61,6 +74,21 @@ class Worker:
         with self._wake:
             return self._wake.wait_for(lambda: (self._idle and not self._waiting) or self._closed, timeout_s)
 
+    def call(self, work: Callable[[Inference], T]) -> Future[T]:
+        """Do something with the inference on its own thread, between two tokens.
+
+        Raises:
+            EngineClosedError: after `close`, or before the first job.
+        """
+        future: Future[T] = Future()
+        with self._wake:
+            if self._closed or self._thread is None:
+                raise EngineClosedError(f"the engine of {self._name} is not running")
+            self._calls.append(lambda inference: _settle(future, work, inference))
+            self._idle = False
+            self._wake.notify_all()
+        return future
+
     def close(self, timeout_s: float = 10.0) -> None:
         """Stop after the token in flight. Jobs that are not done fail with `EngineClosedError`."""
         with self._wake:
@@ -73,6 +101,8 @@ class Worker:
         running: list[Running] = []
         while not self._closed:
             self._sweep()
+            while self._calls and self._inference:
+                self._calls.popleft()(self._inference)
             job = self._next(block=not running and not self._backlog()) if len(running) < self._max else None
             if job is not None:
                 self._begin(job, running)
@@ -85,6 +115,10 @@ class Worker:
             one.job.emit(EngineClosedError("the engine was closed while this request ran"))
         for job in self._waiting:
             job.emit(EngineClosedError("the engine was closed before this request ran"))
+        if self._inference:
+            while self._calls:
+                self._calls.popleft()(self._inference)
+            self._inference.close()
         self._inference = None
 
     def _sweep(self) -> None:
@@ -98,7 +132,7 @@ class Worker:
 
     def _next(self, *, block: bool) -> Job | None:
         with self._wake:
-            while block and not self._waiting and not self._closed:
+            while block and not self._waiting and not self._calls and not self._closed:
                 self._idle = True
                 self._wake.notify_all()
                 self._wake.wait()

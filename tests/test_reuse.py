@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from conftest import tiny_model
 
 from kvcomm_agents import Completion, EngineConfig, Message, Request, ReuseConfig, SamplingParams
 from kvcomm_agents.engine import Engine
+from kvcomm_agents.errors import ConfigError
 from kvcomm_agents.models import LoadedModel
 
 Tiny = Callable[[str], LoadedModel]
@@ -157,3 +159,31 @@ def test_immovable_models_serve_auto_as_exact(tiny: Tiny) -> None:
     for question in QUESTIONS[:3]:
         assert chain(engine, question)[1].report.placed_corrected_tokens == 0
     engine.close()
+
+
+def test_what_was_learned_survives_the_process(
+    speaker: LoadedModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = EngineConfig(memory_folder=str(tmp_path), reuse=ReuseConfig(mode="auto", max_divergence=100.0))
+    engine = Engine(speaker, config)
+    for question in QUESTIONS[:8]:
+        chain(engine, question)
+    engine.close()
+    again = Engine(speaker, config)
+    chain(again, QUESTIONS[8])
+    assert again._worker.inference is not None
+    memory = again._worker.inference.reuse.memory("default")
+    assert memory.guard.records("critic") >= 4
+    assert len(memory.pool) > 8
+    again.close()
+    for data in tmp_path.rglob("*.safetensors"):
+        data.write_bytes(data.read_bytes()[:-100])
+    damaged = Engine(speaker, config)
+    assert chain(damaged, QUESTIONS[0])[1].report.placed_corrected_tokens == 0
+    assert "starting with an empty memory" in caplog.text
+    damaged.close()
+
+
+def test_saving_needs_a_folder(corrected: Engine) -> None:
+    with pytest.raises(ConfigError, match="memory_folder"):
+        corrected.save()
