@@ -191,6 +191,8 @@ class Memory:
             if one.slot is None:
                 self._recur(agent, one, span, true)
                 continue
+            if one.offset > 1:  # a part from a span's middle would teach the map wrong positions
+                continue
             base = span.base.slice(one.offset, one.offset + one.tokens)
             weight = self._weight(one.slot, base)
             self._embed(span)
