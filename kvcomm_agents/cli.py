@@ -12,15 +12,17 @@ from rich.console import Console
 from rich.markup import escape
 
 from ._version import __version__
+from .bench.cli import bench_app
 from .errors import KVCommError
 
 app = typer.Typer(help="Reuse KV caches between the agents of one app.", no_args_is_help=True, add_completion=False)
 models_app = typer.Typer(help="Models kept on this machine.", no_args_is_help=False)
 app.add_typer(models_app, name="models")
+app.add_typer(bench_app, name="bench")
 
 
 @contextmanager
-def _plain_errors() -> Iterator[None]:
+def plain_errors() -> Iterator[None]:
     """Turn a `KVCommError` into one red line on stderr and exit code 2."""
     try:
         yield
@@ -52,7 +54,7 @@ def demo(
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens that each agent may write.")] = 64,
 ) -> None:
     """Run a small multi-agent app with and without reuse, and compare."""
-    with _plain_errors():
+    with plain_errors():
         from .demo import run_demo
 
         run_demo(model=model, json_path=json_path, max_tokens=max_tokens)
@@ -88,7 +90,7 @@ def fetch(
     name: Annotated[str, typer.Argument(help="`default`, or a GGUF file to convert.")] = "default",
 ) -> None:
     """Put a model into the cache; does nothing when it is there."""
-    with _plain_errors():
+    with plain_errors():
         from .models import DEFAULT_MODEL, fetch_default, resolve
 
         is_default = name.lower() in ("default", DEFAULT_MODEL.lower())

@@ -2,9 +2,11 @@
 
 import json
 import math
+import string
 
 import pytest
 import torch
+from conftest import tiny_model
 
 from kvcomm_agents.audit import forced
 from kvcomm_agents.bench import fidelity
@@ -15,7 +17,7 @@ from kvcomm_agents.bench.record import Recorder
 from kvcomm_agents.bench.strategies import NAMES, STRATEGIES, Learned, assemble
 from kvcomm_agents.bench.team import Role, chain
 from kvcomm_agents.config import ReuseConfig
-from kvcomm_agents.embedding import TokenMeanEmbedder
+from kvcomm_agents.embedding import TOKEN_MEAN
 from kvcomm_agents.errors import ConfigError
 from kvcomm_agents.planner import Rung
 from kvcomm_agents.runner import Runner
@@ -28,15 +30,20 @@ KEYS = {
 }
 
 
-@pytest.fixture
-def team(tiny, tmp_path):
-    loaded = tiny("llama")
-    return Chain(loaded, Runner(loaded.model), chain(ROLES), max_new=16, folder=tmp_path)
+@pytest.fixture(scope="module")
+def writer():
+    """A tiny model that writes letters only: other bytes would not survive as text."""
+    loaded = tiny_model("llama")
+    letters = set(loaded.tokenizer(string.ascii_letters, add_special_tokens=False)["input_ids"])
+    head = loaded.model.get_output_embeddings().weight
+    with torch.no_grad():
+        head[[token for token in range(head.shape[0]) if token not in letters]] = 0.0
+    return loaded
 
 
 @pytest.fixture
-def embedder(tiny):
-    return TokenMeanEmbedder(tiny("llama").model, tiny("llama").tokenizer)
+def team(writer, tmp_path):
+    return Chain(writer, Runner(writer.model), chain(ROLES), max_new=16, folder=tmp_path)
 
 
 @pytest.fixture
@@ -93,17 +100,13 @@ def test_true_kv_in_place_of_a_correction_is_dense(learned_cases):
         blocks = {piece: case.block.slice(piece.start, piece.stop).unrotated(rope) for piece in instance.pieces}
         for rung in (Rung("all", tail=1), Rung("heads", heads=8)):
             plan = assemble(case, blocks, rung, frozenset({instance.spans[0].start + 2}))
-            logits = forced(team_runner(learned), instance.ids, instance.fed[: case.positions - 1], plan)
+            logits = forced(learned.recorder.runner, instance.ids, instance.fed[: case.positions - 1], plan)
             torch.testing.assert_close(logits, case.logits, atol=2e-3, rtol=1e-3)
 
 
-def team_runner(learned):
-    return learned.recorder.runner
-
-
-def test_report_has_every_strategy_and_key(team, embedder):
+def test_report_has_every_strategy_and_key(team):
     setting = Setting(QUESTIONS, warmup=1, reuse=ReuseConfig(max_divergence=50.0))
-    report = json.loads(json.dumps(measure(team, setting, embedder, team.file.parent)))
+    report = json.loads(json.dumps(measure(team, setting, TOKEN_MEAN, team.file.parent)))
     assert (report["warmup"], report["eval"]) == (1, 2)
     assert set(report["strategies"]) == set(NAMES)
     for name, one in report["strategies"].items():
@@ -124,9 +127,9 @@ class KilledError(Exception):
 
 
 @pytest.mark.parametrize("rows", [1, 5, 12])
-def test_a_killed_run_goes_on(team, embedder, monkeypatch, rows):
+def test_a_killed_run_goes_on(team, monkeypatch, rows):
     setting = Setting(QUESTIONS, warmup=1, strategies=("donor", "linear_tail", "interpolation", "guarded"))
-    whole = measure(team, setting, embedder, team.file.parent / "whole")
+    whole = measure(team, setting, TOKEN_MEAN, team.file.parent / "whole")
     folder = team.file.parent / "killed"
 
     def dies(file, row, left=iter(range(rows))):  # noqa: B008
@@ -137,8 +140,8 @@ def test_a_killed_run_goes_on(team, embedder, monkeypatch, rows):
     with monkeypatch.context() as patch:
         patch.setattr(fidelity, "append_line", dies)
         with pytest.raises(KilledError):
-            measure(team, setting, embedder, folder)
-    assert measure(team, setting, embedder, folder) == whole
+            measure(team, setting, TOKEN_MEAN, folder)
+    assert measure(team, setting, TOKEN_MEAN, folder) == whole
 
 
 def test_a_cut_off_line_is_left_out(tmp_path):

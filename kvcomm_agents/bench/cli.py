@@ -1,0 +1,145 @@
+"""`kvcomm bench`: every measurement writes JSON, prints a table and draws a figure. Light to import."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ..errors import ConfigError
+
+if TYPE_CHECKING:
+    from .chain import Chain
+    from .fidelity import Tell
+
+bench_app = typer.Typer(
+    help="Measure how far reuse diverges from a dense prefill, and what it saves.", no_args_is_help=True
+)
+
+Model = Annotated[str, typer.Option(help="Folder, GGUF file or hub id.")]
+Data = Annotated[
+    Path | None, typer.Option(help="Folder with the question sets; else $KVCOMM_DATA, ../shared/data, the hub.")
+]
+Set = Annotated[str, typer.Option("--set", help="gsm8k, humaneval or mmlu.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]
+Plot = Annotated[Path | None, typer.Option(help="Draw a plot to this file (needs matplotlib).")]
+DTypeName = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
+Names = Annotated[str, typer.Option(help="Which, separated by commas; all if left out.")]
+Count = Annotated[int, typer.Option(min=1)]
+
+
+@contextmanager
+def _progress() -> Iterator[Tell]:
+    """A bar for each stage, on stderr so that output can be piped."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        tasks: dict[str, Any] = {}
+
+        def tell(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(stage, total=total)
+            progress.update(tasks[stage], completed=done)
+
+        yield tell
+
+
+def _writable(*files: Path | None) -> None:
+    for file in files:
+        if file is not None and not file.parent.is_dir():
+            raise ConfigError(f"no folder {file.parent} to write {file.name} to")
+
+
+def _chain(model: str, dtype: str) -> Chain:
+    from ..models import load_model
+    from ..runner import Runner
+    from .chain import Chain
+    from .team import chain
+
+    loaded = load_model(model, dtype=dtype)  # type: ignore[arg-type]  # checked there
+    return Chain(loaded, Runner(loaded.model), chain())
+
+
+def _model_name(chain: Chain) -> str:
+    """What the model calls itself, rather than where it lies."""
+    path = Path(chain.loaded.folder or chain.loaded.name)
+    return path.name if path.is_dir() else chain.loaded.name
+
+
+def _write(report: Mapping[str, Any], json_path: Path | None) -> None:
+    if json_path is not None:
+        json_path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    table = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+@bench_app.command()
+def fidelity(
+    model: Model = "default",
+    data: Data = None,
+    questions: Set = "gsm8k",
+    warmup: Count = 16,
+    evaluation: Annotated[int, typer.Option("--eval", min=1)] = 32,
+    strategies: Names = "",
+    dtype: DTypeName = "auto",
+    json_path: Json = None,
+    plot: Plot = None,
+) -> None:
+    """Divergence from dense and tokens computed, strategy by strategy."""
+    from ..cli import plain_errors
+
+    with plain_errors():
+        from .data import load_questions
+        from .fidelity import Setting, measure
+        from .plots import plot_fidelity
+        from .strategies import NAMES
+
+        _writable(json_path, plot)
+        names = tuple(name.strip() for name in strategies.split(",") if name.strip()) or NAMES
+        setting = Setting(tuple(load_questions(questions, warmup + evaluation, data)), warmup, names)
+        chain = _chain(model, dtype)
+        with _progress() as tell:
+            found = measure(chain, setting, tell=tell)
+        report = {"model": _model_name(chain), "data": questions, **found}
+        _write(report, json_path)
+        if plot is not None:
+            plot_fidelity(report, plot)
+        _table(
+            f"{report['model']}, {questions}: {warmup} + {evaluation} questions",
+            ("strategy", "n", "computed", "KL@1", "KL", "median", "p90", "max", "top-1", "EM", "wins"),
+            [(name, *_cells(one)) for name, one in report["strategies"].items()],
+        )
+        if guarded := report["strategies"].get("guarded"):
+            Console().print(
+                f"guarded: {guarded['reused_share']:.0%} of calls reused, rungs {guarded['rungs']},"
+                f" predicted {guarded['predicted_mean']}, true {guarded['true_mean']},"
+                f" within the bound {guarded['within_bound']}",
+                highlight=False,
+            )
+
+
+def _cells(one: Mapping[str, Any]) -> tuple[str, ...]:
+    against = one.get("against_interpolation")
+    return (
+        str(one["n"]),
+        f"{100 * one['computed_fraction']:.1f} %",
+        f"{one['kl_first']:.3f}",
+        *(f"{one[key]:.4f}" for key in ("kl_mean", "kl_median", "kl_p90", "kl_max")),
+        f"{one['top1']:.3f}",
+        f"{one['exact_match']:.2f}",
+        f"{against['wins']:.0%}" if against else "-",
+    )
