@@ -1,7 +1,7 @@
 """Audits: what a reused prompt really costs in divergence, measured off the critical path.
 
-A *trial* takes a request that was computed exactly and asks what each rung would have given: one
-forward pass over few tokens a rung, since all else is placed. An *audit* takes a request that was
+A *trial* takes a request that was computed exactly and asks what a rung would have given: one
+forward pass over few tokens, since all else is placed. An *audit* takes a request that was
 reused and prefills it densely. Both compare next-token distributions at every produced position.
 """
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .kv import KVBlock
 from .plan import Computed, Placed, PrefillPlan
-from .planner import LADDER, corrected_plan, prefix_plan
+from .planner import Rung, corrected_plan, prefix_plan
 from .runner import Runner
 from .segments import Segment
 
@@ -58,9 +58,10 @@ def trial(
     segments: Sequence[Segment],
     blocks: Mapping[int, KVBlock],
     dense: Tensor,
+    rung: Rung,
     min_run: int,
-) -> list[Divergence]:
-    """What every rung of the ladder would have diverged on a request that was computed exactly.
+) -> Divergence:
+    """What a rung of the ladder would have diverged on a request that was computed exactly.
 
     Args:
         runner: of the model.
@@ -70,11 +71,12 @@ def trial(
         segments: of the rest.
         blocks: what would be placed.
         dense: logits of the exact run.
+        rung: how much to compute.
         min_run: as in `corrected_plan`.
     """
     output = output[: dense.shape[0] - 1]
-    plans = [corrected_plan(len(ids), prefix, segments, blocks, rung, min_run) for rung in LADDER]
-    return [divergence(dense, forced(runner, ids, output, plan)) for plan in plans]
+    plan = corrected_plan(len(ids), prefix, segments, blocks, rung, min_run)
+    return divergence(dense, forced(runner, ids, output, plan))
 
 
 def audit(

@@ -51,7 +51,7 @@ def _main(
 def demo(
     json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
     model: Annotated[str, typer.Option(help="Folder, GGUF file or hub id.")] = "default",
-    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens that each agent may write.")] = 64,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens that each agent may write.")] = 48,
 ) -> None:
     """Run a small multi-agent app with and without reuse, and compare."""
     with plain_errors():

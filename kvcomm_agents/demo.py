@@ -19,7 +19,8 @@ from .tasks import TASKS
 if TYPE_CHECKING:
     from .engine import Engine
 
-DEMO_TASKS = TASKS[:2]
+DEMO_TASKS, PRACTICE_TASKS = TASKS[:2], TASKS[2:]
+PRACTICE_TOKENS = 24
 COLORS = {"planner": "cyan", "coder": "green", "reviewer": "magenta"}
 
 
@@ -38,7 +39,7 @@ class Call:
 
 
 def run_demo(model: str, json_path: Path | None, max_tokens: int) -> None:
-    """Run the team on two tasks, say what it says, and print one row for every call.
+    """Let the team practise, then run it on two tasks, say what it says, and print one row for every call.
 
     Args:
         model: folder, GGUF file or hub id.
@@ -67,6 +68,11 @@ def run_demo(model: str, json_path: Path | None, max_tokens: int) -> None:
 
     calls: list[Call] = []
     team = build_team(llm)
+    console.print(f"practising on {len(PRACTICE_TASKS)} tasks, so that every agent's slots are learned", style="dim")
+    apprentices = build_team(llm.model_copy(update={"max_tokens": PRACTICE_TOKENS}))
+    for task in PRACTICE_TASKS:
+        apprentices.invoke({"messages": [("user", task.prompt)]})
+        engine.settle()
     for task in DEMO_TASKS:
 
         def measure(prompt: tuple[Message, ...], report: dict[str, Any], task_name: str = task.name) -> None:

@@ -23,7 +23,7 @@ from .generation import Detokenizer, Sampler, StopStrings
 from .job import Job
 from .memory import Memory
 from .models import LoadedModel
-from .prompt import PromptRenderer, agent_name
+from .prompt import PromptRenderer, Rendered, agent_name
 from .request import Completion, TextChunk
 from .reuse import Choice, Reuse
 from .runner import Runner
@@ -89,7 +89,11 @@ class Inference:
         """
         started = time.perf_counter()
         request, params = job.request, job.request.params
-        ids = request.prompt_ids if request.prompt_ids is not None else self.renderer.ids(request.messages)
+        if request.prompt_ids is None:
+            rendered = self.renderer.segments(request.messages)
+        else:
+            rendered = Rendered(request.prompt_ids, ())
+        ids, cuts = rendered.ids, [edge for part in rendered.parts for edge in (part.start, part.stop)]
         room = self.max_context - len(ids)
         if not ids:
             raise PromptError("the prompt is empty; it needs at least one token")
@@ -100,7 +104,7 @@ class Inference:
             )
         matching = time.perf_counter()
         agent = request.agent or agent_name(request.messages, ids)
-        choice = self.reuse.choose(ids, agent, request.namespace, request.reuse)
+        choice = self.reuse.choose(ids, agent, request.namespace, request.reuse, cuts)
         matched = time.perf_counter()
         max_tokens = min(params.max_tokens or room, room)
         cache = self._with_room(lambda: self.runner.open(len(ids) + min(max_tokens, _FIRST_RESERVE)))
@@ -129,7 +133,7 @@ class Inference:
         except BaseException:
             self.runner.close(cache)
             raise
-        running.seconds["ttft_s"] = time.perf_counter() - started
+        running.seconds["ttft_s"] = time.perf_counter() - job.submitted
         self._accept(running, token)
         return running
 

@@ -91,9 +91,11 @@ class Memory:
         self.second = TokenKnnCorrector()
         self.guard = Guard(self.config.max_divergence)
 
-    def propose(self, ids: Sequence[int], agent: str, start: int, tagged: Sequence[int] = ()) -> Proposal:
-        """What could be placed in `ids[start:]`."""
-        whole = segment(ids, agent, self.library, tagged)
+    def propose(
+        self, ids: Sequence[int], agent: str, start: int, cuts: Sequence[int] = (), tagged: Sequence[int] = ()
+    ) -> Proposal:
+        """What could be placed in `ids[start:]`; `cuts` and `tagged` as in `segment`."""
+        whole = segment(ids, agent, self.library, cuts, tagged)
         segments = after(whole, start)
         blocks, features = self.blocks(agent, segments)
         return Proposal(segments, blocks, features, competing(whole, self.library))
@@ -126,7 +128,7 @@ class Memory:
         second = self.second.correct(slot, span.base, span.embedding)
         made = Prepared(
             correction.block,
-            correction.examples,
+            self.linear.knows(Slot(slot.agent, "")),  # the map of a slot leans on all its agent's
             self.linear.leverage(slot, span.base) if correction.examples else float("inf"),
             _distance(correction.block, second.block, span.base),
             self.pool.novelty(slot, span.embedding) if span.embedding is not None else 0.0,
@@ -201,8 +203,9 @@ class Memory:
             self.second.learn(one.slot, example)
             self.pool.add(one.slot, example)
             self._readers[_voice(span)][one.slot] += 1
-            for key in [key for key in self._prepared if key[1].agent == agent]:
-                del self._prepared[key]
+            self.linear.solve(one.slot)
+        for key in [key for key in self._prepared if key[1].agent == agent]:
+            del self._prepared[key]
 
     def foresee(self, spans: Sequence[Span]) -> None:
         """Correct new spans for the slots that usually read their producer."""

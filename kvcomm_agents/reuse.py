@@ -39,6 +39,7 @@ class Choice:
         segments: of the prompt behind its prefix; `None` if nobody asked yet.
         features: what the guard went by.
         predicted: mean KL per token it expects.
+        cuts: where its messages begin and end.
         audited: the request's distributions are to be kept for an audit or a trial.
     """
 
@@ -47,6 +48,7 @@ class Choice:
     segments: tuple[Segment, ...] | None = None
     features: Features | None = None
     predicted: float = 0.0
+    cuts: tuple[int, ...] = ()
     audited: bool = False
     learns: bool = False
 
@@ -76,8 +78,10 @@ class Reuse:
         make_memory: Callable[[str], Memory],
     ) -> None:
         self.runner, self.store, self.config = runner, store, config
+        self.urgent: deque[Callable[[], None]] = deque()
+        """Work the next request is likely to need: corrections of what was just produced."""
         self.backlog: deque[Callable[[], None]] = deque()
-        """Work for idle time, oldest first: trials, audits, learning, corrections foreseen."""
+        """Work for idle time, oldest first, in pieces no longer than a forward pass: trials, audits, learning."""
         self._make_memory = make_memory
         self._memories: dict[str, Memory] = {}
         self._learns = config.learns and runner.layout.rope is not None
@@ -104,7 +108,13 @@ class Reuse:
             self._memories.pop(name, None)
 
     def choose(
-        self, ids: Sequence[int], agent: str, namespace: str, mode: ReuseMode | None, tagged: Sequence[int] = ()
+        self,
+        ids: Sequence[int],
+        agent: str,
+        namespace: str,
+        mode: ReuseMode | None,
+        cuts: Sequence[int] = (),
+        tagged: Sequence[int] = (),
     ) -> Choice:
         """How to prefill a prompt.
 
@@ -113,36 +123,37 @@ class Reuse:
             agent: who calls.
             namespace: the only one anything is taken from.
             mode: overrides the configured mode.
+            cuts: where its messages begin and end.
             tagged: spans the caller says are in it.
         """
         mode = mode or self.config.mode
         if mode == "off":
             return Choice(prefix_plan(len(ids), []))
         if mode == "exact" or not self._learns:
-            return self._exact(ids, agent, namespace)
+            return self._exact(ids, namespace, cuts)
         memory = self.memory(namespace)
         prefix = self._prefix(ids, namespace, exact=False)
-        proposal = memory.propose(ids, agent, prefix[-1].stop if prefix else 0, tagged)
+        proposal = memory.propose(ids, agent, prefix[-1].stop if prefix else 0, cuts, tagged)
         if agent in self.config.exact_agents or (proposal.judge and self.config.exact_judges):
-            return self._exact(ids, agent, namespace)
+            return self._exact(ids, namespace, cuts)
         tainted = any(not run.exact for run in prefix)
         if proposal.features is None and not tainted:
-            return self._exact(ids, agent, namespace)
+            return self._exact(ids, namespace, cuts)
         features = proposal.features or Features()
         if mode == "corrected" and features.examples < _EXAMPLES and not tainted:
-            return self._exact(ids, agent, namespace)
+            return self._exact(ids, namespace, cuts)
         if mode == "corrected":
             rung, predicted, novel = 0, memory.guard.predict(agent, 0, features), False
         else:
             decision = memory.guard.decide(agent, features)
             if decision.rung is None:
-                return self._exact(ids, agent, namespace)
+                return self._exact(ids, namespace, cuts)
             rung, predicted, novel = decision.rung, decision.predicted, decision.novel
         plan = corrected_plan(len(ids), prefix, proposal.segments, proposal.blocks, LADDER[rung], self.config.min_span)
         if plan.is_exact:
-            return self._exact(ids, agent, namespace)
+            return self._exact(ids, namespace, cuts)
         audited = novel or self._random.random() < self.config.audit_share
-        return Choice(plan, rung, proposal.segments, proposal.features, predicted, audited, learns=True)
+        return Choice(plan, rung, proposal.segments, proposal.features, predicted, audited=audited, learns=True)
 
     def remember(
         self,
@@ -175,7 +186,7 @@ class Reuse:
         prefix = [run for run in choice.plan.placed if run.exact]
         segments = choice.segments
         if segments is None:
-            segments = after(segment(ids, agent, memory.library), prefix[-1].stop if prefix else 0)
+            segments = after(segment(ids, agent, memory.library, choice.cuts), prefix[-1].stop if prefix else 0)
 
         def capture(start: int, stop: int) -> KVBlock:
             return cache.capture(start, stop).unrotated(rope)
@@ -187,7 +198,7 @@ class Reuse:
         elif kept is not None:
             self.backlog.append(lambda: self._audit(memory, choice, agent, ids, output, namespace, segments, kept))
         spans = memory.register(agent, segments, known, len(ids), capture, exact=exact)
-        self.backlog.append(lambda: memory.foresee(spans))
+        self.urgent.append(lambda: memory.foresee(spans))
 
     def wants_logits(self, choice: Choice, agent: str, namespace: str) -> bool:
         """Whether the distributions of a request should be kept: it will be tried or audited."""
@@ -198,8 +209,9 @@ class Reuse:
         young = self.memory(namespace).guard.records(agent) < _TRIALS
         return young or self._random.random() < self.config.audit_share
 
-    def _exact(self, ids: Sequence[int], agent: str, namespace: str) -> Choice:
-        return Choice(prefix_plan(len(ids), self._prefix(ids, namespace, exact=True)), learns=self._learns)
+    def _exact(self, ids: Sequence[int], namespace: str, cuts: Sequence[int]) -> Choice:
+        plan = prefix_plan(len(ids), self._prefix(ids, namespace, exact=True))
+        return Choice(plan, cuts=tuple(cuts), learns=self._learns)
 
     def _prefix(self, ids: Sequence[int], namespace: str, *, exact: bool) -> list[Placed]:
         return prefix_runs(self.store.match(namespace, ids[:-1], exact=exact), self.config.min_prefix)
@@ -215,14 +227,23 @@ class Reuse:
         true: dict[int, KVBlock],
         kept: Tensor | None,
     ) -> None:
-        """A trial with the maps as they are, then learn: every measurement is of text not learned from."""
+        """Put off: try every rung with the maps as they are, then learn. Nothing is measured on what it taught."""
         if kept is not None:
-            blocks, features = memory.blocks(agent, segments)
-            if features is not None and features.examples:
-                found = trial(self.runner, ids, output, prefix, segments, blocks, kept, self.config.min_span)
-                for rung, one in enumerate(found):
-                    memory.guard.learn(AuditRecord(agent, rung, features, one.mean))
-        memory.learn(agent, segments, true)
+            found: list[tuple[dict[int, KVBlock], Features | None]] = []
+            for rung in range(len(LADDER)):
+
+                def measure(rung: int = rung, kept: Tensor = kept) -> None:
+                    if not found:
+                        found.append(memory.blocks(agent, segments))
+                    blocks, features = found[0]
+                    if features is not None and features.examples:
+                        min_run = self.config.min_span
+                        step = LADDER[rung]
+                        one = trial(self.runner, ids, output, prefix, segments, blocks, kept, step, min_run)
+                        memory.guard.learn(AuditRecord(agent, rung, features, one.mean))
+
+                self.backlog.append(measure)
+        self.backlog.append(lambda: memory.learn(agent, segments, true))
 
     def _audit(
         self,

@@ -43,13 +43,20 @@ class Segment:
         return self.stop - self.start
 
 
-def segment(ids: Sequence[int], agent: str, library: SpanLibrary, tagged: Sequence[int] = ()) -> tuple[Segment, ...]:
+def segment(
+    ids: Sequence[int],
+    agent: str,
+    library: SpanLibrary,
+    cuts: Sequence[int] = (),
+    tagged: Sequence[int] = (),
+) -> tuple[Segment, ...]:
     """Cut a prompt into segments, in order and without gaps.
 
     Args:
         ids: token ids of the prompt.
         agent: whose prompt.
         library: the spans of its namespace.
+        cuts: where messages begin and end: new text is cut there, so that each message is a span of its own.
         tagged: spans the caller says are in there; preferred where they are.
     """
     found: list[Segment] = []
@@ -57,7 +64,7 @@ def segment(ids: Sequence[int], agent: str, library: SpanLibrary, tagged: Sequen
     at = 0
     for match in library.find(ids, 0, tagged):
         if match.start > at:
-            found.append(Segment(at, match.start, "new"))
+            found += _new(at, match.start, cuts)
         span = library[match.span]
         own = span.origin == "prompt" and span.producer == agent
         slot = None
@@ -69,8 +76,13 @@ def segment(ids: Sequence[int], agent: str, library: SpanLibrary, tagged: Sequen
         found.append(Segment(match.start, match.stop, kind, match.span, match.offset, slot))
         at = match.stop
     if at < len(ids):
-        found.append(Segment(at, len(ids), "new"))
+        found += _new(at, len(ids), cuts)
     return tuple(found)
+
+
+def _new(start: int, stop: int, cuts: Sequence[int]) -> list[Segment]:
+    edges = [start, *sorted({cut for cut in cuts if start < cut < stop}), stop]
+    return [Segment(a, b, "new") for a, b in zip(edges, edges[1:], strict=False)]
 
 
 def after(segments: Sequence[Segment], start: int) -> tuple[Segment, ...]:

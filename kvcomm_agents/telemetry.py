@@ -14,8 +14,8 @@ class RequestReport:
 
     `prompt_tokens == computed_tokens + placed_exact_tokens + placed_corrected_tokens` always.
     Seconds: `queue_s` until the worker took the request, `match_s` finding stored KV, `assemble_s`
-    writing it into the cache, `prefill_s` the forward pass over the computed tokens, `ttft_s` from
-    the worker taking the request to its first token, `total_s` from submission to its last.
+    writing it into the cache, `prefill_s` the forward pass over the computed tokens; `ttft_s` from
+    submission to the first token and `total_s` to the last, so both count waiting.
     `rung` says how much was computed (`exact`, `dense`, or a rung of the ladder) and
     `predicted_divergence` what the guard expected of it, mean KL per token in nats.
     """

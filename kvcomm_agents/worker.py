@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -15,7 +16,8 @@ from .job import Job
 
 logger = logging.getLogger(__name__)
 
-_MAX_BACKLOG = 24  # pieces of learning put off; beyond that they delay the next request, or memory would grow
+_GRACE_S = 0.05  # the next call of a chain comes within milliseconds: do not be found busy
+_MAX_BACKLOG = 32  # pieces of learning put off; beyond that they delay the next request, or memory would grow
 
 
 T = TypeVar("T")
@@ -46,6 +48,7 @@ class Worker:
         self._thread: threading.Thread | None = None
         self._inference: Inference | None = None
         self._idle = True
+        self._busy_until = 0.0  # when the last request was answered
         self._calls: deque[Callable[[Inference], None]] = deque()
 
     @property
@@ -103,11 +106,12 @@ class Worker:
             self._sweep()
             while self._calls and self._inference:
                 self._calls.popleft()(self._inference)
-            job = self._next(block=not running and not self._backlog()) if len(running) < self._max else None
+            self._tidy(urgent=True)
+            job = self._next(self._patience(running)) if len(running) < self._max else None
             if job is not None:
                 self._begin(job, running)
             elif not running:
-                self._tidy()
+                self._tidy(urgent=False)
             for one in list(running):
                 if not self._advance(one):
                     running.remove(one)
@@ -130,23 +134,33 @@ class Worker:
         for job, why in stopped:
             job.emit(why)
 
-    def _next(self, *, block: bool) -> Job | None:
+    def _patience(self, running: list[Running]) -> float | None:
+        """Seconds to wait for a job: none while others run, a moment before idle work, else for ever."""
+        if running:
+            return 0.0
+        return max(0.0, self._busy_until + _GRACE_S - time.perf_counter()) if self._backlog() else None
+
+    def _next(self, patience_s: float | None) -> Job | None:
         with self._wake:
-            while block and not self._waiting and not self._calls and not self._closed:
+            if patience_s is None and not (self._waiting or self._calls or self._closed):
                 self._idle = True
                 self._wake.notify_all()
-                self._wake.wait()
+            if patience_s != 0:
+                self._wake.wait_for(lambda: self._waiting or self._calls or self._closed, patience_s)
             return self._waiting.popleft() if self._waiting and not self._closed else None
 
     def _backlog(self) -> int:
         return len(self._inference.reuse.backlog) if self._inference else 0
 
-    def _tidy(self) -> None:
-        """One piece of work that nobody waits for."""
-        if self._inference and self._inference.reuse.backlog:
-            work = self._inference.reuse.backlog.popleft()
+    def _tidy(self, *, urgent: bool) -> None:
+        """Work that nobody waits for: all that is urgent, or one piece of the rest."""
+        if self._inference is None:
+            return
+        reuse = self._inference.reuse
+        work = reuse.urgent if urgent else reuse.backlog
+        for _ in range(len(work) if urgent else min(1, len(work))):
             try:
-                work()
+                work.popleft()()
             except Exception:  # what was not learned is only slower, never wrong
                 logger.exception("learning from a request failed")
 
@@ -155,7 +169,7 @@ class Worker:
             if why := job.check():
                 raise why
             while self._backlog() > _MAX_BACKLOG:
-                self._tidy()
+                self._tidy(urgent=False)
             if self._inference is None:
                 self._inference = self._make()
             running.append(self._inference.begin(job))
@@ -170,6 +184,7 @@ class Worker:
         try:
             if one.finished:
                 inference.finish(one)
+                self._busy_until = time.perf_counter()
                 return False
             if why := one.job.check():
                 one.job.emit(why)
