@@ -18,40 +18,14 @@ from .embedding import Embedder
 from .guard import Features, Guard
 from .kv import KVBlock
 from .library import Span, SpanLibrary
+from .proposal import Prepared, Proposal, distance, features_of, pick
 from .segments import Segment, after, competing, segment
 
 Capture = Callable[[int, int], KVBlock]  # positions start:stop of a context -> un-rotated KV
 
 _GUARD = "guard.records"
+_SAMPLE = 48  # tokens of a span that the second corrector is asked about
 _PREPARED = 256  # corrections kept for spans about to be read
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Prepared:
-    """A span corrected for a slot, and what the guard wants to know of it."""
-
-    block: KVBlock
-    examples: int
-    leverage: float
-    disagreement: float
-    novelty: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Proposal:
-    """What could be placed in a prompt: its segments, their KV, and how sure we are of it.
-
-    Args:
-        segments: of the prompt behind its stored prefix.
-        blocks: what to place, by index of the segment.
-        features: for the guard; `None` if nothing could be placed.
-        judge: the prompt holds competing answers.
-    """
-
-    segments: tuple[Segment, ...]
-    blocks: dict[int, KVBlock]
-    features: Features | None
-    judge: bool
 
 
 @dataclass(slots=True, eq=False)
@@ -115,7 +89,7 @@ class Memory:
                 mean = self._means.get((agent, one.span))
                 block = mean.block if mean else self.library[one.span].base
             blocks[index] = block.slice(one.offset, one.offset + one.tokens)
-        return blocks, _features(prepared)
+        return blocks, features_of(prepared)
 
     def prepare(self, span_id: int, slot: Slot) -> Prepared:
         """A span corrected for a slot, from memory if it was prepared when it was produced."""
@@ -125,12 +99,14 @@ class Memory:
             return known
         span = self.library[span_id]
         correction = self.linear.correct(slot, span.base, span.embedding)
-        second = self.second.correct(slot, span.base, span.embedding)
+        some = torch.linspace(0, span.tokens - 1, min(span.tokens, _SAMPLE)).long().to(span.base.keys.device)
+        few = pick(span.base, some)
+        second = self.second.correct(slot, few, span.embedding)
         made = Prepared(
             correction.block,
             self.linear.knows(Slot(slot.agent, "")),  # the map of a slot leans on all its agent's
             self.linear.leverage(slot, span.base) if correction.examples else float("inf"),
-            _distance(correction.block, second.block, span.base),
+            distance(pick(correction.block, some), second.block, few),
             self.pool.novelty(slot, span.embedding) if span.embedding is not None else 0.0,
         )
         self._prepared[span_id, slot] = made
@@ -271,23 +247,3 @@ class Memory:
 def _voice(span: Span) -> str:
     """Who a span comes from: slots are read by the same voices again and again."""
     return f"{span.origin}:{span.producer}"
-
-
-def _distance(a: KVBlock, b: KVBlock, base: KVBlock) -> float:
-    """Distance of two corrections relative to the size of the donor KV."""
-    gap = (a.keys - b.keys).float().square().sum() + (a.values - b.values).float().square().sum()
-    size = base.keys.float().square().sum() + base.values.float().square().sum()
-    return float((gap / size).sqrt())
-
-
-def _features(prepared: Sequence[tuple[Prepared, int]]) -> Features | None:
-    """Token-weighted over the spans; the examples of the one that has fewest."""
-    tokens = sum(count for _, count in prepared)
-    if not tokens:
-        return None
-    return Features(
-        leverage=sum(one.leverage * count for one, count in prepared) / tokens,
-        disagreement=sum(one.disagreement * count for one, count in prepared) / tokens,
-        novelty=max(one.novelty for one, _ in prepared),
-        examples=min(one.examples for one, _ in prepared),
-    )

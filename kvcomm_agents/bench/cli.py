@@ -143,3 +143,47 @@ def _cells(one: Mapping[str, Any]) -> tuple[str, ...]:
         f"{one['exact_match']:.2f}",
         f"{against['wins']:.0%}" if against else "-",
     )
+
+
+@bench_app.command()
+def engine(model: Model = "default", dtype: DTypeName = "float32", json_path: Json = None, rounds: Count = 7) -> None:
+    """The runner against transformers itself, and a prefix hit against its floor."""
+    from ..models import load_model
+    from .engine import measure_engine
+
+    _writable(json_path)
+    report = measure_engine(load_model(model, dtype=dtype), rounds=rounds)  # type: ignore[arg-type]  # checked there
+    table = Table("prompt", "prefill / transformers", "decode / its best cache", title="Our seconds over theirs")
+    for length, row in report["lengths"].items():
+        table.add_row(length, f"{row['prefill_ratio']:.2f}", f"{row['decode_ratio']:.2f}")
+    Console().print(table)
+    hit = report["prefix"]
+    Console().print(
+        f"{hit['prefix_tokens']} tokens placed and {hit['computed_tokens']} computed: {hit['dense_over_hit']:.1f}x faster "
+        f"than dense, {hit['hit_over_floor']:.2f}x its floor of one short forward and the copy",
+        highlight=False,
+    )
+    _write(report, json_path)
+
+
+@bench_app.command()
+def hitpath(
+    model: Model = "default",
+    dtype: DTypeName = "float32",
+    json_path: Json = None,
+    known: Count = 10_000,
+    rounds: Count = 5,
+) -> None:
+    """What finding, correcting and placing spans costs beside what it saves."""
+    from ..models import load_model
+    from .hitpath import measure_hitpath
+
+    _writable(json_path)
+    loaded = load_model(model, dtype=dtype)  # type: ignore[arg-type]  # checked there
+    report = measure_hitpath(loaded, known=known, rounds=rounds)
+    table = Table("prompt", "match", "correct", "assemble", "forward", "dense", "cost / saved", title="Milliseconds")
+    for length, row in report["lengths"].items():
+        parts = [f"{1e3 * row[f'{name}_s']:.1f}" for name in ("match", "correct", "assemble", "forward", "dense")]
+        table.add_row(length, *parts, f"{row['overhead_of_saved']:.1%}")
+    Console().print(table)
+    _write(report, json_path)

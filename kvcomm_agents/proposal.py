@@ -1,0 +1,65 @@
+"""Proposal: what could be placed in a prompt, and what the guard wants to know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from .guard import Features
+from .kv import KVBlock
+from .segments import Segment
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A span corrected for a slot, and what the guard wants to know of it."""
+
+    block: KVBlock
+    examples: int
+    leverage: float
+    disagreement: float
+    novelty: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Proposal:
+    """What could be placed in a prompt: its segments, their KV, and how sure we are of it.
+
+    Args:
+        segments: of the prompt behind its stored prefix.
+        blocks: what to place, by index of the segment.
+        features: for the guard; `None` if nothing could be placed.
+        judge: the prompt holds competing answers.
+    """
+
+    segments: tuple[Segment, ...]
+    blocks: dict[int, KVBlock]
+    features: Features | None
+    judge: bool
+
+
+def pick(block: KVBlock, tokens: Tensor) -> KVBlock:
+    """Some tokens of a block, by index `[n]`."""
+    return KVBlock(block.keys.index_select(2, tokens), block.values.index_select(2, tokens))
+
+
+def distance(a: KVBlock, b: KVBlock, base: KVBlock) -> float:
+    """Distance of two corrections relative to the size of the donor KV."""
+    gap = (a.keys - b.keys).float().square().sum() + (a.values - b.values).float().square().sum()
+    size = base.keys.float().square().sum() + base.values.float().square().sum()
+    return float((gap / size).sqrt())
+
+
+def features_of(prepared: Sequence[tuple[Prepared, int]]) -> Features | None:
+    """Token-weighted over the spans; the examples of the one that has fewest."""
+    tokens = sum(count for _, count in prepared)
+    if not tokens:
+        return None
+    return Features(
+        leverage=sum(one.leverage * count for one, count in prepared) / tokens,
+        disagreement=sum(one.disagreement * count for one, count in prepared) / tokens,
+        novelty=max(one.novelty for one, _ in prepared),
+        examples=min(one.examples for one, _ in prepared),
+    )
