@@ -43,7 +43,8 @@ def write_anchors(folder: Path, fingerprint: str, anchors: Sequence[Saved], extr
             tensors[f"{index}.{part}"] = tensor.detach().cpu().contiguous().clone()
         if example.embedding is not None:
             tensors[f"{index}.embedding"] = example.embedding.cpu().clone()
-        rows.append({"agent": slot.agent, "place": slot.place, "weight": example.weight, "hits": hits})
+        rows.append({"agent": slot.agent, "place": slot.place, "weight": example.weight})
+        rows[-1] |= {"offset": example.offset, "hits": hits}
     data = folder / f"anchors-{secrets.token_hex(8)}.safetensors"
     try:
         save_file(tensors, data)
@@ -107,6 +108,7 @@ def _example(index: int, row: dict[str, Any], tensors: dict[str, Tensor]) -> Sav
         KVBlock(true_keys, true_values),
         tensors.get(f"{index}.embedding"),
         float(row["weight"]),
+        int(row["offset"]),
     )
     return Slot(str(row["agent"]), str(row["place"])), example, int(row["hits"])
 

@@ -36,12 +36,15 @@ class Example:
         true: un-rotated, the same shape.
         embedding: `[dim]` float32, of length 1; `None` if the span has none.
         weight: how much it counts relative to an ordinary example; novel ones count more.
+        offset: its first token is this token of the span; correctors that know a token's place in
+            its span shift by it or leave the example out.
     """
 
     base: KVBlock
     true: KVBlock
     embedding: Tensor | None = None
     weight: float = 1.0
+    offset: int = 0
 
     def __post_init__(self) -> None:
         if self.base.position is not None or self.true.position is not None:

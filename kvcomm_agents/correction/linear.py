@@ -107,7 +107,7 @@ class LinearCorrector:
 
     def _add(self, slot: Slot, example: Example) -> None:
         base = flat.flatten(example.base)
-        x = self._inputs(base, 0)
+        x = self._inputs(base, example.offset)
         sums = self._table.make(slot)
         watched = self._watched(x.shape[0])
         if sums.examples:  # before it is learned: how far an ordinary new example is

@@ -69,7 +69,9 @@ class MeanCorrector:
 
     @torch.no_grad()
     def learn(self, slot: Slot, example: Example) -> None:
-        """Add one example's offsets to the running sums."""
+        """Add one example's offsets to the running sums; a part from a span's middle has no index of its own."""
+        if example.offset > 1:
+            return
         offsets = flat.delta(example.base.slice(0, self.positions), example.true.slice(0, self.positions))
         with self._lock:
             sums = self._table.make(slot)
