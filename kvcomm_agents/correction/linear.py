@@ -134,7 +134,7 @@ class LinearCorrector:
         x = projected.new_zeros(count, tokens, rank + 1 + HEAD_TOKENS)
         x[..., :rank] = projected
         x[..., rank] = self.config.bias
-        heads = torch.arange(offset, min(offset + tokens, HEAD_TOKENS), device=x.device)
+        heads = torch.arange(offset, max(offset, min(offset + tokens, HEAD_TOKENS)), device=x.device)
         x[:, heads - offset, rank + 1 + heads] = self.config.bias
         return x
 
