@@ -61,6 +61,7 @@ class Instance:
         pieces: in prompt order; tokens in none of them are a mixture, or too short to be known again.
         output: the answer.
         stopped: it ended by itself, so the token that ends it was predicted too.
+        cuts: where the messages of the prompt begin and end.
     """
 
     question: int
@@ -69,6 +70,7 @@ class Instance:
     pieces: tuple[Piece, ...]
     output: tuple[int, ...]
     stopped: bool
+    cuts: tuple[int, ...] = ()
 
     @property
     def fed(self) -> tuple[int, ...]:
@@ -150,7 +152,9 @@ class Chain:
             if agent.name not in answers:
                 answers[agent.name] = self.greedy(ids)
             output, stopped = answers[agent.name]
-            instances.append(Instance(index, agent.name, ids, pieces, tuple(output), stopped))
+            parts = self.renderer.segments(messages(agent, texts)).parts
+            cuts = tuple(edge for part in parts for edge in (part.start, part.stop))
+            instances.append(Instance(index, agent.name, ids, pieces, tuple(output), stopped, cuts))
             if QUESTION not in spans:
                 spans[QUESTION] = next((ids[p.start : p.stop] for p in pieces if p.name == QUESTION), ())
             spans[agent.name] = instances[-1].fed
@@ -224,15 +228,21 @@ class Chain:
         return output, True
 
 
+def messages(agent: Agent, texts: Mapping[str, str]) -> tuple[Message, ...]:
+    """What an agent is sent."""
+    content = "".join(texts[part.name] if isinstance(part, Span) else part for part in agent.user)
+    return Message("system", agent.system), Message("user", content)
+
+
 def compose(renderer: PromptRenderer, agent: Agent, texts: Mapping[str, str]) -> Composed:
     """An agent's prompt as text.
 
     Raises:
         PromptError: the chat template changes the text of a message.
     """
-    content = "".join(texts[part.name] if isinstance(part, Span) else part for part in agent.user)
-    text = renderer.text((Message("system", agent.system), Message("user", content)))
-    at = text.rfind(content)
+    asked = messages(agent, texts)
+    text = renderer.text(asked)
+    at = text.rfind(asked[-1].content)
     if at < 0:
         raise PromptError("the model's chat template changes the text of a message; it cannot be measured here")
     places, before = [], 0

@@ -22,9 +22,10 @@ from .record import Case, Recorder, dense
 from .replay import Replay
 from .strategies import GUARDED, NAMES, STRATEGIES, Learned
 
-_DECISIVE = (
-    *("correction/*.py", "audit.py", "guard.py", "library.py", "memory.py", "planner.py", "reuse.py"),
-    *("segments.py", "spans.py", "bench/measure.py", "bench/record.py", "bench/replay.py", "bench/strategies.py"),
+_FIXED = ("correction/*.py", "audit.py", "planner.py", "bench/measure.py", "bench/record.py", "bench/strategies.py")
+_DECIDED = (
+    *("correction/*.py", "anchors.py", "audit.py", "guard.py", "library.py", "memory.py", "planner.py", "reuse.py"),
+    *("segments.py", "spans.py", "bench/measure.py", "bench/replay.py"),
 )
 
 Tell = Callable[[str, int, int], None]
@@ -72,13 +73,18 @@ class Rows:
     """
 
     def __init__(self, chain: Chain, setting: Setting, folder: Path | None = None) -> None:
+        folder = folder or cache_root() / "bench"
         # Rows measured by other code are other rows.
-        described = repr((chain.key, setting.questions, setting.warmup, setting.reuse, _code()))
-        key = hashlib.blake2b(described.encode(), digest_size=8).hexdigest()
-        self.file = (folder or cache_root() / "bench") / f"fidelity-{key}.jsonl"
+        fixed = repr((chain.key, setting.questions, setting.warmup, _code(_FIXED)))
+        decided = repr((chain.key, setting.questions, setting.reuse, _code(_DECIDED)))
+        self._fixed, self._decided = (
+            folder / f"fixed-{_short(fixed)}.jsonl",
+            folder / f"{GUARDED}-{_short(decided)}.jsonl",
+        )
         self._rows: dict[tuple[int, str, str], Row] = {}
-        for line in lines(self.file):
-            self._keep(Row(**line))
+        for file in (self._fixed, self._decided):
+            for line in lines(file):
+                self._keep(Row(**line))
 
     def _keep(self, row: Row) -> None:
         self._rows[row.question, row.agent, row.strategy] = row
@@ -89,7 +95,7 @@ class Rows:
     def add(self, row: Row) -> None:
         """Keep a row."""
         self._keep(row)
-        append_line(self.file, row.as_dict())
+        append_line(self._decided if row.strategy == GUARDED else self._fixed, row.as_dict())
 
     def of(self, strategy: str) -> list[Row]:
         """A strategy's rows, in order of questions."""
@@ -224,11 +230,12 @@ def decisions(rows: Sequence[Row], bound: float) -> dict[str, Any]:
     }
 
 
-def _code() -> str:
+def _short(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _code(patterns: Sequence[str]) -> str:
     """A hash of the code that rows depend on."""
     root = Path(_package).parent
-    digest = hashlib.blake2b(digest_size=8)
-    for pattern in _DECISIVE:
-        for file in sorted(root.glob(pattern)):
-            digest.update(file.read_bytes())
-    return digest.hexdigest()
+    files = (file for pattern in patterns for file in sorted(root.glob(pattern)))
+    return _short("".join(file.read_text(encoding="utf-8") for file in files))

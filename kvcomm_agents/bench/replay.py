@@ -64,7 +64,7 @@ class Replay:
     def serve(self, instance: Instance) -> Served:
         """One request, and then all the learning from it that the engine does when idle."""
         ids, fed = instance.ids, instance.fed
-        choice = self.reuse.choose(ids, instance.agent, _NAMESPACE, None)
+        choice = self.reuse.choose(ids, instance.agent, _NAMESPACE, None, instance.cuts)
         wanted = self.reuse.wants_logits(choice, instance.agent, _NAMESPACE)
         cache = self.runner.open(len(ids) + len(fed))
         try:
@@ -73,8 +73,9 @@ class Replay:
             self.reuse.remember(choice, ids, instance.output, instance.agent, _NAMESPACE, cache, kept)
         finally:
             self.runner.close(cache)
-        while self.reuse.backlog:
-            self.reuse.backlog.popleft()()
+        for waiting in (self.reuse.urgent, self.reuse.backlog):
+            while waiting:
+                waiting.popleft()()
         exact = choice.plan.is_exact
         audited = choice.audited and not exact
         found = None if exact else logits[:KEPT]
