@@ -159,8 +159,8 @@ def engine(model: Model = "default", dtype: DTypeName = "float32", json_path: Js
     Console().print(table)
     hit = report["prefix"]
     Console().print(
-        f"{hit['prefix_tokens']} tokens placed and {hit['computed_tokens']} computed: {hit['dense_over_hit']:.1f}x faster "
-        f"than dense, {hit['hit_over_floor']:.2f}x its floor of one short forward and the copy",
+        f"{hit['prefix_tokens']} tokens placed, {hit['computed_tokens']} computed: {hit['dense_over_hit']:.1f}x faster"
+        f" than dense, {hit['hit_over_floor']:.2f}x its floor of one short forward and the copy",
         highlight=False,
     )
     _write(report, json_path)
