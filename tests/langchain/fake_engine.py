@@ -29,6 +29,10 @@ class FakeEngine:
         self._lock = threading.Lock()
         self._seen: dict[str, list[list[str]]] = {}
 
+    def settle(self, timeout_s: float | None = None) -> bool:
+        """Nothing is ever put off."""
+        return True
+
     def generate(self, request: Request) -> Completion:
         return self._answer(request)[1]
 
