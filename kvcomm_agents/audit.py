@@ -86,8 +86,8 @@ def audit(
     prefix: Sequence[Placed],
     segments: Sequence[Segment],
     served: Tensor,
-) -> tuple[Divergence, dict[int, KVBlock]]:
-    """Prefill a reused request exactly; how far it diverged, and the true un-rotated KV of its segments.
+) -> tuple[Divergence, Tensor, dict[int, KVBlock]]:
+    """Prefill a reused request exactly: how far it diverged, the exact logits, the un-rotated KV of its segments.
 
     Args:
         runner: of the model.
@@ -99,7 +99,7 @@ def audit(
     """
     output = output[: served.shape[0] - 1]
     logits, true = _forced(runner, ids, output, prefix_plan(len(ids), prefix), segments)
-    return divergence(logits, served), true
+    return divergence(logits, served), logits, true
 
 
 @torch.no_grad()

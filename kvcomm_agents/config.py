@@ -32,7 +32,8 @@ class ReuseConfig:
         max_divergence: the bound the guard keeps: mean KL per produced token, in nats.
         exact_agents: agents that are never given approximate KV (judges, voters, selectors).
         exact_judges: treat every prompt that holds competing answers as a judge's.
-        audit_share: share of reused requests that are also prefilled densely in idle time.
+        audit_share: share of reused requests that are also prefilled densely in idle time; more while
+            few requests of an agent were. 0 is none at all.
         min_prefix: tokens; a shorter prefix hit is not worth the copy and is computed.
         min_span: tokens; shorter texts are not recognised as spans.
         span_bytes, anchor_bytes: budgets per namespace of donor KV and of anchors.

@@ -25,6 +25,7 @@ _FLOOR = 1e-5  # KL below this is rounding; keeps logs finite
 _WINDOW = 24  # audits of an agent that are remembered
 _HALF_LIFE = 8  # audits after which a record counts half: maps improve, old records are pessimistic
 _SHRINK = 2.0  # records an agent needs to weigh as much as its rung's level
+_PRIOR_SPREAD = 1.0  # of log KL between requests of one agent, before there is data
 _PRIOR_SLOPES = np.array([0.4, 0.4])
 _PRIOR_RECORDS = 10.0
 
@@ -122,10 +123,11 @@ class Guard:
         common = _mean(flat, weights)
         weight = weights[mine].sum()
         level = (weights[mine] @ flat[mine] + _SHRINK * common) / (weight + _SHRINK)
-        spread = math.sqrt(_mean((flat[mine] - level) ** 2, weights[mine]))
-        smear = _mean(np.exp(flat[mine] - level), weights[mine])
+        squares = weights[mine] @ (flat[mine] - level) ** 2 + _SHRINK * _PRIOR_SPREAD**2
+        variance = float(squares / (weight + _SHRINK))
         slope = float((features.vector() - center) @ slopes)
-        return float(np.exp(level + slope + spread / math.sqrt(weight + 1)) * smear)
+        # The mean of a log-normal, at a level one standard error up.
+        return float(np.exp(level + slope + variance / 2 + math.sqrt(variance / (weight + 1))))
 
     def decide(self, agent: str, features: Features) -> Decision:
         """The lowest rung whose expected divergence is within the bound; dense if none is."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -30,6 +30,7 @@ class Span:
         exact: whether the donor context held no approximate KV.
         sources: the spans that stood in the donor context.
         embedding: `[dim]` float32 of length 1, once it was computed.
+        read: which of its tokens stood in prompts of another agent before, by agent: `[tokens]` bool.
     """
 
     id: int
@@ -40,11 +41,18 @@ class Span:
     exact: bool
     sources: frozenset[int]
     embedding: Tensor | None = None
+    read: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
 
     @property
     def tokens(self) -> int:
         """Its length."""
         return len(self.ids)
+
+    def mark_read(self, agent: str, start: int, stop: int) -> None:
+        """Tokens `start:stop` stood in a prompt of this agent."""
+        if agent not in self.read:
+            self.read[agent] = np.zeros(self.tokens, dtype=np.bool_)
+        self.read[agent][start:stop] = True
 
 
 class SpanLibrary:
@@ -98,9 +106,11 @@ class SpanLibrary:
         if known is not None and (self._spans[known].exact or not exact):
             self._spans.move_to_end(known)
             return self._spans[known]
+        read = dict[str, NDArray[np.bool_]]()
         if known is not None:
+            read = self._spans[known].read
             self._remove(known)
-        span = Span(self._next, array, base, producer, origin, exact, sources)
+        span = Span(self._next, array, base, producer, origin, exact, sources, read=read)
         self._next += 1
         self._spans[span.id] = span
         self._by_content[key] = span.id

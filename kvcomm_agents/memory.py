@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from .anchors import AnchorPool
 from .config import ReuseConfig
@@ -28,10 +29,34 @@ _SAMPLE = 48  # tokens of a span that the second corrector is asked about
 _PREPARED = 256  # corrections kept for spans about to be read
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Mean:
+    """Mean KV of the tokens of a span from `start` on, and how many examples each of them had, `[tokens]`."""
+
+    start: int
     block: KVBlock
-    count: int
+    counts: Tensor
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.block.tokens
+
+    def slice(self, start: int, stop: int) -> KVBlock:
+        return self.block.slice(start - self.start, stop - self.start)
+
+    def updated(self, start: int, stop: int, true: KVBlock) -> _Mean:
+        """With the KV of tokens `start:stop` of the span; what lies outside the mean is left out."""
+        first, last = max(start, self.start), min(stop, self.stop)
+        if first >= last:
+            return self
+        here = slice(first - self.start, last - self.start)
+        new = true.slice(first - start, last - start)
+        block, counts = self.block.clone(), self.counts.clone()
+        counts[here] += 1
+        for old, part in ((block.keys, new.keys), (block.values, new.values)):
+            share = (1 / counts[here]).to(device=old.device, dtype=old.dtype)
+            old[:, :, here] += (part - old[:, :, here]) * share[:, None]
+        return _Mean(self.start, block, counts)
 
 
 @dataclass(slots=True, eq=False)
@@ -87,7 +112,10 @@ class Memory:
                 block = made.block
             else:
                 mean = self._means.get((agent, one.span))
-                block = mean.block if mean else self.library[one.span].base
+                if mean is not None and mean.start <= one.offset and one.offset + one.tokens <= mean.stop:
+                    blocks[index] = mean.slice(one.offset, one.offset + one.tokens)
+                    continue
+                block = self.library[one.span].base
             blocks[index] = block.slice(one.offset, one.offset + one.tokens)
         return blocks, features_of(prepared)
 
@@ -135,7 +163,10 @@ class Memory:
             exact: whether that KV is.
         """
         added = []
-        here = frozenset(one.span for one in segments if one.kind == "span")
+        here = frozenset(one.span for one in segments if one.kind != "new" and self._foreign(one.span, agent))
+        for one in segments:
+            if one.span in here and self.library[one.span].origin == "prompt":
+                self.library[one.span].mark_read(agent, one.offset, one.offset + one.tokens)
         for one in segments:
             if one.kind == "new" and one.tokens >= self.config.min_span:
                 block = capture(one.start, one.stop)
@@ -169,12 +200,10 @@ class Memory:
             if one.slot is None:
                 self._recur(agent, one, span, true)
                 continue
-            if one.offset > 1:  # a part from a span's middle would teach the map wrong positions
-                continue
             base = span.base.slice(one.offset, one.offset + one.tokens)
             weight = self._weight(one.slot, base)
             self._embed(span)
-            example = Example(base, true, span.embedding, weight)
+            example = Example(base, true, span.embedding, weight, one.offset)
             self.linear.learn(one.slot, example)
             self.second.learn(one.slot, example)
             self.pool.add(one.slot, example)
@@ -232,16 +261,22 @@ class Memory:
         leverage = self.linear.leverage(slot, base)
         return min(max(leverage / self.config.novel_leverage, 1.0), self.config.novel_weight)
 
+    def _foreign(self, span: int, agent: str) -> bool:
+        """Whether a span came from an agent's output, or from another agent's prompt."""
+        if span not in self.library:
+            return False
+        return self.library[span].origin == "output" or self.library[span].producer != agent
+
     def _recur(self, agent: str, one: Segment, span: Span, true: KVBlock) -> None:
         """Running mean of the KV of an agent's recurring text, as published evidence has it best."""
-        if one.tokens != span.tokens:
-            return
-        key = (agent, one.span)
-        mean = self._means.get(key) or _Mean(span.base, 1)
-        count = mean.count + 1
-        keys = torch.lerp(mean.block.keys, true.keys, 1 / count)
-        values = torch.lerp(mean.block.values, true.values, 1 / count)
-        self._means[key] = _Mean(KVBlock(keys, values), count)
+        start, stop = one.offset, one.offset + one.tokens
+        mean = self._means.get((agent, one.span))
+        if mean is None:
+            # The donor of the agent's own text is the first example; another agent's donor is none.
+            own = span.producer == agent
+            first = span.base.slice(start, stop) if own else true
+            mean = _Mean(start, first, torch.ones(one.tokens) if own else torch.zeros(one.tokens))
+        self._means[agent, one.span] = mean.updated(start, stop, true)
 
 
 def _voice(span: Span) -> str:

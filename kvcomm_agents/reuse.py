@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ from .store import KVStore
 
 logger = logging.getLogger(__name__)
 
+_TRIED = 0.5  # share of requests that the guard declined that are tried: it may have become too careful
+_YOUNG = 100.0  # at the default share the first reused requests of an agent are all audited, after 45 audits 15 %
 _EXAMPLES = 2  # behind every correction before `corrected` mode trusts it
 _TRIALS = 8  # exact requests of an agent that are tried on every rung before only a share is
 
@@ -86,6 +88,7 @@ class Reuse:
         self._memories: dict[str, Memory] = {}
         self._learns = config.learns and runner.layout.rope is not None
         self._random = random.Random(0)
+        self._audits: Counter[tuple[str, str]] = Counter()
 
     def memory(self, namespace: str) -> Memory:
         """What a namespace has learned."""
@@ -147,13 +150,14 @@ class Reuse:
         else:
             decision = memory.guard.decide(agent, features)
             if decision.rung is None:
-                return self._exact(ids, namespace, cuts)
+                tried = self._random.random() < _TRIED
+                return replace(self._exact(ids, namespace, cuts), audited=tried)
             rung, predicted, novel = decision.rung, decision.predicted, decision.novel
         plan = corrected_plan(len(ids), prefix, proposal.segments, proposal.blocks, LADDER[rung], self.config.min_span)
         if plan.is_exact:
             return self._exact(ids, namespace, cuts)
-        audited = novel or self._random.random() < self.config.audit_share
-        return Choice(plan, rung, proposal.segments, proposal.features, predicted, audited=audited, learns=True)
+        audited = novel or self._random.random() < self._audit_chance(namespace, agent)
+        return Choice(plan, rung, proposal.segments, proposal.features, predicted, tuple(cuts), audited, learns=True)
 
     def remember(
         self,
@@ -184,9 +188,11 @@ class Reuse:
             return
         memory = self.memory(namespace)
         prefix = [run for run in choice.plan.placed if run.exact]
+        # New text is a span as a whole, also where its first tokens happen to be in the prefix store.
+        whole = segment(ids, agent, memory.library, choice.cuts)
         segments = choice.segments
         if segments is None:
-            segments = after(segment(ids, agent, memory.library, choice.cuts), prefix[-1].stop if prefix else 0)
+            segments = after(whole, prefix[-1].stop if prefix else 0)
 
         def capture(start: int, stop: int) -> KVBlock:
             return cache.capture(start, stop).unrotated(rope)
@@ -197,17 +203,21 @@ class Reuse:
             self.backlog.append(lambda: self._learn_exact(memory, agent, ids, output, prefix, segments, true, kept))
         elif kept is not None:
             self.backlog.append(lambda: self._audit(memory, choice, agent, ids, output, namespace, segments, kept))
-        spans = memory.register(agent, segments, known, len(ids), capture, exact=exact)
+        spans = memory.register(agent, whole, known, len(ids), capture, exact=exact)
         self.urgent.append(lambda: memory.foresee(spans))
 
     def wants_logits(self, choice: Choice, agent: str, namespace: str) -> bool:
         """Whether the distributions of a request should be kept: it will be tried or audited."""
         if not choice.learns:
             return False
-        if choice.rung is not None:
+        if choice.rung is not None or choice.audited:
             return choice.audited
         young = self.memory(namespace).guard.records(agent) < _TRIALS
         return young or self._random.random() < self.config.audit_share
+
+    def _audit_chance(self, namespace: str, agent: str) -> float:
+        """The configured share, more while few requests of the agent were audited: maps and guard are young."""
+        return self.config.audit_share * (1 + _YOUNG / (5 + self._audits[namespace, agent]))
 
     def _exact(self, ids: Sequence[int], namespace: str, cuts: Sequence[int]) -> Choice:
         plan = prefix_plan(len(ids), self._prefix(ids, namespace, exact=True))
@@ -226,11 +236,15 @@ class Reuse:
         segments: Sequence[Segment],
         true: dict[int, KVBlock],
         kept: Tensor | None,
+        known: int | None = None,
     ) -> None:
-        """Put off: try every rung with the maps as they are, then learn. Nothing is measured on what it taught."""
+        """Put off: try every rung with the maps as they are, then learn. Nothing is measured on what it taught.
+
+        The rung `known` has been measured already.
+        """
         if kept is not None:
             found: list[tuple[dict[int, KVBlock], Features | None]] = []
-            for rung in range(len(LADDER)):
+            for rung in (rung for rung in range(len(LADDER)) if rung != known):
 
                 def measure(rung: int = rung, kept: Tensor = kept) -> None:
                     if not found:
@@ -257,9 +271,10 @@ class Reuse:
         kept: Tensor,
     ) -> None:
         prefix = self._prefix(ids, namespace, exact=True)
-        found, true = audit(self.runner, ids, output, prefix, segments, kept)
+        self._audits[namespace, agent] += 1
+        found, logits, true = audit(self.runner, ids, output, prefix, segments, kept)
         if choice.rung is not None and choice.features is not None:
             record = AuditRecord(agent, choice.rung, choice.features, found.mean, choice.predicted)
             memory.guard.learn(record)
             logger.info("audit of %s: KL %.4f, predicted %.4f", agent, found.mean, choice.predicted)
-        memory.learn(agent, segments, true)
+        self._learn_exact(memory, agent, ids, output, prefix, segments, true, logits, choice.rung)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
+
 from .correction.base import Slot
-from .library import SpanLibrary
+from .library import Span, SpanLibrary
+from .spans import SpanMatch
 
 Kind = Literal["new", "static", "span"]
 
-_CONTEXT = 4  # tokens before a span that tell which place it stands in
+_CONTEXT = 8  # tokens before a span that tell which place it stands in
 _MAX_ORDINAL = 3  # later repetitions of one place are one slot
 
 
@@ -21,8 +24,8 @@ _MAX_ORDINAL = 3  # later repetitions of one place are one slot
 class Segment:
     """Tokens `start:stop` of a prompt.
 
-    `new` text was never seen. `static` text was first seen in this agent's own prompts and recurs.
-    A `span` was written by an agent, or first seen in another agent's prompt.
+    `new` text was never seen. `static` text stood in this agent's own prompts before and recurs.
+    A `span` was written by an agent, or stood in other agents' prompts only.
 
     Args:
         span: id in the library; -1 for new text.
@@ -65,19 +68,29 @@ def segment(
     for match in library.find(ids, 0, tagged):
         if match.start > at:
             found += _new(at, match.start, cuts)
-        span = library[match.span]
-        own = span.origin == "prompt" and span.producer == agent
-        slot = None
-        if not own:
-            place = _place(ids, found, match.start - (match.offset if match.offset <= 1 else 0))
-            slot = Slot(agent, f"{place}.{min(seen[place], _MAX_ORDINAL)}")
-            seen[place] += 1
-        kind: Kind = "static" if own else "span"
-        found.append(Segment(match.start, match.stop, kind, match.span, match.offset, slot))
+        for first, stop, own in _parts(match, library[match.span], agent):
+            offset, slot = match.offset + first - match.start, None
+            if not own:
+                place = _place(ids, found, first - (offset if offset <= 1 else 0))
+                slot = Slot(agent, f"{place}.{min(seen[place], _MAX_ORDINAL)}")
+                seen[place] += 1
+            found.append(Segment(first, stop, "static" if own else "span", match.span, offset, slot))
         at = match.stop
     if at < len(ids):
         found += _new(at, len(ids), cuts)
     return tuple(found)
+
+
+def _parts(match: SpanMatch, span: Span, agent: str) -> Iterator[tuple[int, int, bool]]:
+    """A match as `(start, stop, static)`: what no agent wrote is static from the second time an agent reads it."""
+    read = span.read.get(agent) if span.origin == "prompt" else None
+    if read is None or span.producer == agent:
+        yield match.start, match.stop, span.origin == "prompt" and span.producer == agent
+        return
+    before = read[match.offset : match.offset + match.stop - match.start]
+    edges = [0, *(np.flatnonzero(before[1:] != before[:-1]) + 1).tolist(), len(before)]
+    for first, stop in zip(edges, edges[1:], strict=False):
+        yield match.start + first, match.start + stop, bool(before[first])
 
 
 def _new(start: int, stop: int, cuts: Sequence[int]) -> list[Segment]:
