@@ -202,7 +202,7 @@ class Reuse:
             true = {index: capture(one.start, one.stop) for index, one in enumerate(segments) if one.kind != "new"}
             self.backlog.append(lambda: self._learn_exact(memory, agent, ids, output, prefix, segments, true, kept))
         elif kept is not None:
-            self.backlog.append(lambda: self._audit(memory, choice, agent, ids, output, namespace, segments, kept))
+            self.backlog.append(lambda: self._audit(memory, choice, agent, ids, output, namespace, whole, kept))
         spans = memory.register(agent, whole, known, len(ids), capture, exact=exact)
         self.urgent.append(lambda: memory.foresee(spans))
 
@@ -267,10 +267,11 @@ class Reuse:
         ids: Sequence[int],
         output: Sequence[int],
         namespace: str,
-        segments: Sequence[Segment],
+        whole: Sequence[Segment],
         kept: Tensor,
     ) -> None:
         prefix = self._prefix(ids, namespace, exact=True)
+        segments = after(whole, prefix[-1].stop if prefix else 0)  # no longer the prefix that was served from
         self._audits[namespace, agent] += 1
         found, logits, true = audit(self.runner, ids, output, prefix, segments, kept)
         if choice.rung is not None and choice.features is not None:

@@ -105,6 +105,7 @@ class Chain:
         agents: in the order in which they answer.
         max_new: tokens of an answer, at most.
         folder: for answers; `None` takes the user's cache.
+        silent: agents who are asked and whose answer nobody needs.
     """
 
     def __init__(
@@ -114,8 +115,10 @@ class Chain:
         agents: Sequence[Agent],
         max_new: int = MAX_NEW,
         folder: Path | None = None,
+        silent: Sequence[str] = (),
     ) -> None:
         self.loaded, self.runner, self.agents, self.max_new = loaded, runner, tuple(agents), max_new
+        self.silent = frozenset(silent)
         self.renderer = PromptRenderer(loaded.tokenizer)
         described = repr((loaded.fingerprint, self.agents, max_new))
         self.key = hashlib.blake2b(described.encode(), digest_size=8).hexdigest()
@@ -150,7 +153,7 @@ class Chain:
         for agent in self.agents:
             ids, pieces = self.prompt(agent, texts, spans)
             if agent.name not in answers:
-                answers[agent.name] = self.greedy(ids)
+                answers[agent.name] = ([], False) if agent.name in self.silent else self.greedy(ids)
             output, stopped = answers[agent.name]
             parts = self.renderer.segments(messages(agent, texts)).parts
             cuts = tuple(edge for part in parts for edge in (part.start, part.stop))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +17,8 @@ from ..errors import ConfigError
 if TYPE_CHECKING:
     from .chain import Chain
     from .fidelity import Tell
+    from .shift import Phase
+    from .team import Agent
 
 bench_app = typer.Typer(
     help="Measure how far reuse diverges from a dense prefill, and what it saves.", no_args_is_help=True
@@ -57,14 +59,20 @@ def _writable(*files: Path | None) -> None:
             raise ConfigError(f"no folder {file.parent} to write {file.name} to")
 
 
-def _chain(model: str, dtype: str) -> Chain:
+def _chain(model: str, dtype: str, agents: Sequence[Agent] | None = None, silent: Sequence[str] = ()) -> Chain:
     from ..models import load_model
     from ..runner import Runner
     from .chain import Chain
     from .team import chain
 
     loaded = load_model(model, dtype=dtype)  # type: ignore[arg-type]  # checked there
-    return Chain(loaded, Runner(loaded.model), chain())
+    return Chain(loaded, Runner(loaded.model), agents or chain(), silent=silent)
+
+
+def _chosen(names: str) -> tuple[str, ...]:
+    from .strategies import NAMES
+
+    return tuple(name.strip() for name in names.split(",") if name.strip()) or NAMES
 
 
 def _model_name(chain: Chain) -> str:
@@ -106,11 +114,9 @@ def fidelity(
         from .data import load_questions
         from .fidelity import Setting, measure
         from .plots import plot_fidelity
-        from .strategies import NAMES
 
         _writable(json_path, plot)
-        names = tuple(name.strip() for name in strategies.split(",") if name.strip()) or NAMES
-        setting = Setting(tuple(load_questions(questions, warmup + evaluation, data)), warmup, names)
+        setting = Setting(tuple(load_questions(questions, warmup + evaluation, data)), warmup, _chosen(strategies))
         chain = _chain(model, dtype)
         with _progress() as tell:
             found = measure(chain, setting, tell=tell)
@@ -142,6 +148,132 @@ def _cells(one: Mapping[str, Any]) -> tuple[str, ...]:
         f"{one['top1']:.3f}",
         f"{one['exact_match']:.2f}",
         f"{against['wins']:.0%}" if against else "-",
+    )
+
+
+@bench_app.command()
+def judges(
+    model: Model = "default",
+    data: Data = None,
+    questions: Set = "gsm8k",
+    warmup: Count = 8,
+    evaluation: Annotated[int, typer.Option("--eval", min=1)] = 24,
+    strategies: Names = "",
+    dtype: DTypeName = "auto",
+    json_path: Json = None,
+) -> None:
+    """Whether a judge of four answers picks as it does when prefilled densely."""
+    from ..cli import plain_errors
+
+    with plain_errors():
+        from .data import load_questions
+        from .judges import JUDGES, contest, judge
+
+        _writable(json_path)
+        texts = load_questions(questions, warmup + evaluation, data)
+        chain = _chain(model, dtype, contest(), silent=JUDGES)
+        with _progress() as tell:
+            found = judge(chain, texts, warmup, _chosen(strategies), tell=tell)
+        report = {"model": _model_name(chain), "data": questions, **found}
+        _write(report, json_path)
+        dense = report["dense_judge"]
+        Console().print(
+            f"dense judge, answers in order and shuffled: same answer {dense['same_answer']:.0%}, same place"
+            f" {dense['same_place']:.0%}, places {dense['places']}",
+            highlight=False,
+        )
+        _table(
+            f"{report['model']}, {questions}: picks as the dense judge does",
+            ("strategy", "n", "consistency", "in order", "shuffled"),
+            [
+                (name, str(one["n"]), *(f"{one[key]:.2f}" for key in ("judge_consistency", "in_order", "shuffled")))
+                for name, one in report["strategies"].items()
+            ],
+        )
+
+
+@bench_app.command()
+def shift(
+    model: Model = "default",
+    data: Data = None,
+    warmup: Count = 16,
+    evaluation: Annotated[int, typer.Option("--eval", min=1, help="Questions of each later set.")] = 12,
+    dtype: DTypeName = "auto",
+    json_path: Json = None,
+    plot: Plot = None,
+) -> None:
+    """Guarded reuse while the kind of text changes: GSM8K, HumanEval, other languages and registers, GSM8K again."""
+    from ..cli import plain_errors
+
+    with plain_errors():
+        from .data import load_questions
+        from .shift import REGISTERS, Phase
+
+        gsm8k = load_questions("gsm8k", warmup + evaluation, data)
+        phases = [
+            Phase("GSM8K", tuple(gsm8k[:warmup])),
+            Phase("HumanEval", tuple(load_questions("humaneval", evaluation, data))),
+            Phase("languages and registers", REGISTERS[:evaluation]),
+            Phase("GSM8K again", tuple(gsm8k[warmup:])),
+        ]
+        _online(model, dtype, "gsm8k, humaneval, own texts", phases, json_path, plot)
+
+
+@bench_app.command()
+def stream(
+    model: Model = "default",
+    data: Data = None,
+    questions: Set = "gsm8k",
+    evaluation: Annotated[int, typer.Option("--eval", min=1)] = 100,
+    dtype: DTypeName = "auto",
+    json_path: Json = None,
+    plot: Plot = None,
+) -> None:
+    """Guarded reuse from a cold start, over a stream of questions."""
+    from ..cli import plain_errors
+
+    with plain_errors():
+        from .data import load_questions
+        from .shift import Phase
+
+        texts = load_questions(questions, evaluation, data)
+        step = -(-evaluation // 4)
+        quarters = [
+            Phase(f"{at + 1} to {min(at + step, evaluation)}", tuple(texts[at : at + step]))
+            for at in range(0, evaluation, step)
+        ]
+        _online(model, dtype, questions, quarters, json_path, plot)
+
+
+def _online(
+    model: str, dtype: str, data: str, phases: Sequence[Phase], json_path: Path | None, plot: Path | None
+) -> None:
+    from .plots import plot_stream
+    from .shift import online
+
+    _writable(json_path, plot)
+    chain = _chain(model, dtype)
+    with _progress() as tell:
+        found = online(chain, phases, tell=tell)
+    report = {"model": _model_name(chain), "data": data, **found}
+    _write(report, json_path)
+    if plot is not None:
+        plot_stream(report, plot)
+    _table(
+        f"{report['model']}, guarded, bound {report['max_divergence']}",
+        ("questions", "n", "reused", "computed", "KL", "p90", "max", "audits", "over"),
+        [
+            (
+                phase["name"],
+                str(phase["n"]),
+                f"{phase['reused_share']:.0%}",
+                f"{100 * phase['computed_fraction']:.1f} %",
+                *(f"{phase[key]:.4f}" for key in ("kl_mean", "kl_p90", "kl_max")),
+                str(phase["audited"]),
+                str(phase["audited_over_bound"]),
+            )
+            for phase in report["phases"]
+        ],
     )
 
 

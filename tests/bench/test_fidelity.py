@@ -2,11 +2,9 @@
 
 import json
 import math
-import string
 
 import pytest
 import torch
-from conftest import tiny_model
 
 from kvcomm_agents.audit import forced
 from kvcomm_agents.bench import fidelity
@@ -28,17 +26,6 @@ KEYS = {
     *("n", "computed_fraction", "kl_first", "kl_mean", "kl_p90", "kl_max", "top1", "exact_match"),
     "judge_consistency",
 }
-
-
-@pytest.fixture(scope="module")
-def writer():
-    """A tiny model that writes letters only: other bytes would not survive as text."""
-    loaded = tiny_model("llama")
-    letters = set(loaded.tokenizer(string.ascii_letters, add_special_tokens=False)["input_ids"])
-    head = loaded.model.get_output_embeddings().weight
-    with torch.no_grad():
-        head[[token for token in range(head.shape[0]) if token not in letters]] = 0.0
-    return loaded
 
 
 @pytest.fixture

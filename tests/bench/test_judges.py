@@ -1,0 +1,53 @@
+"""Judges' picks on a tiny random model."""
+
+import json
+
+import pytest
+import torch
+
+from kvcomm_agents.bench.chain import Chain
+from kvcomm_agents.bench.judges import JUDGES, LETTERS, ORDERS, Jury, contest, judge
+from kvcomm_agents.embedding import TOKEN_MEAN
+from kvcomm_agents.runner import Runner
+
+QUESTIONS = tuple(f"What costs {n} crowns at the market?" for n in (3, 8, 11))
+
+
+@pytest.fixture
+def trial(writer, tmp_path):
+    return Chain(writer, Runner(writer.model), contest(), max_new=14, folder=tmp_path, silent=JUDGES)
+
+
+def test_each_judge_reads_every_answer_in_its_order(trial):
+    for instances in trial.run(QUESTIONS[:1]):
+        for name, order in zip(JUDGES, ORDERS, strict=True):
+            one = next(instance for instance in instances if instance.agent == name)
+            names = [trial.agents[solver].name for solver in order]
+            assert [piece.name for piece in one.spans if piece.name != "question"] == names
+            assert one.output == ()
+
+
+def test_nobody_keeps_its_place():
+    assert sorted(ORDERS[1]) == sorted(ORDERS[0])
+    assert all(a != b for a, b in zip(*ORDERS, strict=True))
+
+
+def test_a_pick_is_the_likeliest_letter(trial):
+    jury = Jury(trial)
+    logits = torch.zeros(1, 300)
+    logits[0, trial.loaded.tokenizer("C", add_special_tokens=False)["input_ids"][0]] = 5.0
+    logits[0, 299] = 9.0  # no letter
+    assert (jury.pick(JUDGES[0], logits).place, jury.pick(JUDGES[0], logits).solver) == (2, 2)
+    assert (jury.pick(JUDGES[1], logits).place, jury.pick(JUDGES[1], logits).solver) == (2, 3)
+
+
+def test_exact_strategies_and_the_guard_always_agree(trial):
+    names = ("dense", "prefix", "none", "linear_tail", "blend10", "guarded")
+    report = json.loads(json.dumps(judge(trial, QUESTIONS, 1, names, embedder=TOKEN_MEAN)))
+    assert (report["warmup"], report["eval"]) == (1, 2)
+    assert set(report["strategies"]) == set(names)
+    for name in ("dense", "prefix", "guarded"):
+        assert report["strategies"][name]["judge_consistency"] == 1.0
+    assert all(one["n"] == 4 and 0 <= one["judge_consistency"] <= 1 for one in report["strategies"].values())
+    assert 0 <= report["dense_judge"]["same_answer"] <= 1
+    assert all(set(places) <= set(LETTERS) for places in report["dense_judge"]["places"].values())
