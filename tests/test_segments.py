@@ -94,3 +94,16 @@ def test_library_stays_within_its_budget_and_prefers_exact_donors() -> None:
     assert exact.id not in known
     assert known.find(QUESTION, 0) == []
     assert known.add([1, 2, 3], block(3), producer="a", origin="prompt", exact=True) is None
+
+
+def test_what_an_agent_reads_again_is_static_whoever_had_it_first() -> None:
+    known, ids = library(), [*SYSTEM, *QUESTION, *ANSWER]
+    (question,) = (span for span in known.spans() if span.origin == "prompt")
+    question.mark_read("critic", 0, 18)
+    cut = segment(ids, "critic", known)
+    assert [(one.kind, one.start, one.offset) for one in cut[1:]] == [
+        ("static", 20, 0),
+        ("span", 38, 18),
+        ("span", 50, 0),  # an answer never is, however often it is read
+    ]
+    assert segment(ids, "reviewer", known)[1].kind == "span"
