@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from . import errors
 from ._version import __version__
 from .config import EngineConfig, ReuseConfig
-from .request import Completion, Message, Request, SamplingParams, TextChunk
+from .request import Completion, Constraint, Message, Request, SamplingParams, TextChunk, ToolSpec
 from .telemetry import RequestReport
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ _LAZY = {"Engine": "engine", "shared_engine": "engine", "LoadedModel": "models",
 
 __all__ = [
     "Completion",
+    "Constraint",
     "Engine",
     "EngineConfig",
     "LoadedModel",
@@ -31,6 +32,7 @@ __all__ = [
     "ReuseConfig",
     "SamplingParams",
     "TextChunk",
+    "ToolSpec",
     "__version__",
     "errors",
     "load_model",

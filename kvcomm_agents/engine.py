@@ -3,9 +3,9 @@
 The story of a request: it waits in the queue of the one thread that owns the model (`worker`);
 its messages become prompt ids (`prompt`); the `planner` decides which tokens are placed from the
 `store` and which are computed; the `runner` executes that plan in one forward pass; tokens are
-drawn and turned into text (`generation`) and handed to the caller one by one; in the end the
-context's KV goes into the store. `inference` holds these parts together. Sync and async callers
-are served by the same path.
+drawn, within what a `constraint` allows, turned into text (`generation`, `running`) and handed to
+the caller one by one; in the end the context's KV goes into the store. `inference` holds these
+parts together. Sync and async callers are served by the same path.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from .inference import Inference, max_context
 from .job import Event, Job, Sink
 from .models import LoadedModel, load_model, load_tokenizer
 from .prompt import PromptRenderer
-from .request import Completion, Message, Request, TextChunk
+from .request import Completion, Message, Request, TextChunk, ToolSpec
 from .store import StoreStats
 from .telemetry import RequestReport
+from .toolformat import CallFormat
 from .worker import Worker
 
 
@@ -112,17 +113,26 @@ class Engine:
         """The model's tokenizer, loaded without the weights."""
         return self._loaded.tokenizer if self._loaded else load_tokenizer(self.name)
 
-    def render(self, messages: Sequence[Message]) -> tuple[int, ...]:
+    def render(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> tuple[int, ...]:
         """The prompt ids of a conversation.
 
         Raises:
             PromptError: the messages make no prompt.
         """
-        return PromptRenderer(self.tokenizer).ids(messages)
+        return self._renderer.ids(messages, tools)
 
-    def count_tokens(self, messages: Sequence[Message]) -> int:
+    def count_tokens(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> int:
         """Length of the rendered prompt, in tokens."""
-        return len(self.render(messages))
+        return len(self.render(messages, tools))
+
+    @property
+    def call_format(self) -> CallFormat:
+        """How this model writes tool calls; `tools.CallParser` reads them by it."""
+        return self._renderer.format
+
+    @cached_property
+    def _renderer(self) -> PromptRenderer:
+        return PromptRenderer(self.tokenizer)
 
     @property
     def max_context(self) -> int:

@@ -7,12 +7,14 @@ KVCommError
 │   └── UnsupportedModelError  the architecture cannot do what was asked
 ├── RequestError             one request failed; the engine goes on
 │   ├── PromptError          messages that make no prompt      (also ValueError)
+│   ├── ConstraintError      a schema that makes no grammar    (also ValueError)
 │   ├── ContextLengthError   longer than the model's context   (also ValueError)
 │   ├── RequestTimeoutError  ran out of its time               (also TimeoutError)
 │   ├── RequestCancelledError
 │   └── DeviceMemoryError    no room even after evicting       (also MemoryError)
 ├── PlanError                a prefill plan that does not cover its prompt (also ValueError)
 ├── StoreError               a saved store that is damaged or belongs to another model
+├── MissingExtraError        an optional dependency is absent  (also ImportError)
 └── EngineClosedError        the engine was closed
 """
 
@@ -47,6 +49,10 @@ class PromptError(RequestError, ValueError):
     """The messages make no prompt: none given, an unknown role, or a template that refuses them."""
 
 
+class ConstraintError(RequestError, ValueError):
+    """The schema or the tools make no grammar, or the answer left it; the message says where."""
+
+
 class ContextLengthError(RequestError, ValueError):
     """The prompt does not fit into the model's context."""
 
@@ -69,6 +75,10 @@ class PlanError(KVCommError, ValueError):
 
 class StoreError(KVCommError):
     """A saved store is damaged, or was made by another model or tokenizer."""
+
+
+class MissingExtraError(KVCommError, ImportError):
+    """An optional dependency is not installed; the message names the extra that brings it."""
 
 
 class EngineClosedError(KVCommError):

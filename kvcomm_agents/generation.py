@@ -60,21 +60,26 @@ class Sampler:
             token = int(torch.multinomial(scores.softmax(-1), 1, generator=self._generator))
         else:
             token = int(scores.argmax())
+        self.observe(token)
+        return token
+
+    def observe(self, token: int) -> None:
+        """Count a token that was not drawn."""
         if self._ids is not None:
             self._ids.append(token)
-        return token
 
 
 class Detokenizer:
     """Tokens in, text out, never half a character.
 
     Args:
-        tokenizer: special tokens are left out of the text.
+        tokenizer: of the model.
+        keep_special: special tokens are part of the text, as models that open a tool call with one need.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._tokenizer = tokenizer
-        self._stream = DecodeStream(skip_special_tokens=True)
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, keep_special: bool = False) -> None:
+        self._tokenizer, self._skip = tokenizer, not keep_special
+        self._stream = DecodeStream(skip_special_tokens=self._skip)
         self._backend = tokenizer.backend_tokenizer
         self._pending: list[int] = []
 
@@ -89,7 +94,7 @@ class Detokenizer:
 
     def flush(self) -> str:
         """What is left of an unfinished character, as replacement characters."""
-        rest = self._tokenizer.decode(self._pending, skip_special_tokens=True) if self._pending else ""
+        rest = self._tokenizer.decode(self._pending, skip_special_tokens=self._skip) if self._pending else ""
         self._pending.clear()
         return str(rest)
 

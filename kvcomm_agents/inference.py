@@ -7,16 +7,14 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from .audit import KEPT
-from .cache import PlanCache
 from .config import EngineConfig
+from .constraint import Matcher
 from .embedding import Embedder, make_embedder
 from .errors import ContextLengthError, DeviceMemoryError, PromptError, StoreError
 from .generation import Detokenizer, Sampler, StopStrings
@@ -24,38 +22,18 @@ from .job import Job
 from .memory import Memory
 from .models import LoadedModel
 from .prompt import PromptRenderer, Rendered, agent_name
-from .request import Completion, TextChunk
-from .reuse import Choice, Reuse
+from .request import Completion, Request
+from .reuse import Reuse
 from .runner import Runner
+from .running import Running
 from .store import KVStore
-from .telemetry import FinishReason, RequestReport
+from .telemetry import RequestReport
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 _FIRST_RESERVE = 256  # tokens of output to make room for at once; more when they come
-
-
-@dataclass(slots=True, eq=False)
-class Running:
-    """A request being decoded: its context, what it has said, and the times so far."""
-
-    job: Job
-    agent: str
-    ids: tuple[int, ...]
-    choice: Choice
-    cache: PlanCache
-    sampler: Sampler
-    detokenizer: Detokenizer
-    stops: StopStrings
-    max_tokens: int
-    seconds: dict[str, float]
-    output: list[int] = field(default_factory=list)
-    logits: list[Tensor] | None = None
-    text: list[str] = field(default_factory=list)
-    untold: int = 0
-    finished: FinishReason | None = None
 
 
 class Inference:
@@ -90,7 +68,7 @@ class Inference:
         started = time.perf_counter()
         request, params = job.request, job.request.params
         if request.prompt_ids is None:
-            rendered = self.renderer.segments(request.messages)
+            rendered = self.renderer.segments(request.messages, request.tools, request.constraint)
         else:
             rendered = Rendered(request.prompt_ids, ())
         ids, cuts = rendered.ids, [edge for part in rendered.parts for edge in (part.start, part.stop)]
@@ -102,6 +80,7 @@ class Inference:
                 f"the prompt has {len(ids)} tokens and the context holds {self.max_context}, one of them for the"
                 " answer; shorten the messages or raise max_context if the model allows it"
             )
+        matcher = self._matcher(request)
         matching = time.perf_counter()
         agent = request.agent or agent_name(request.messages, ids)
         choice = self.reuse.choose(ids, agent, request.namespace, request.reuse, cuts)
@@ -117,37 +96,41 @@ class Inference:
                 choice=choice,
                 cache=cache,
                 sampler=Sampler(params, ids, self.runner.device),
-                detokenizer=Detokenizer(self.loaded.tokenizer),
+                detokenizer=Detokenizer(self.loaded.tokenizer, keep_special=bool(request.tools)),
                 stops=StopStrings(params.stop),
                 max_tokens=max_tokens,
+                eos=self._eos,
                 seconds={
                     "queue_s": started - job.submitted,
                     "match_s": matched - matching,
                     "assemble_s": result.assemble_s,
                     "prefill_s": result.forward_s,
                 },
+                matcher=matcher,
             )
             if self.reuse.wants_logits(choice, agent, request.namespace):
                 running.logits = []
-            token = self._draw(running, result.logits[0])
+            tokens = running.draw(result.logits)
         except BaseException:
             self.runner.close(cache)
             raise
         running.seconds["ttft_s"] = time.perf_counter() - job.submitted
-        self._accept(running, token)
+        running.accept(tokens)
         return running
 
     def step(self, running: Running) -> None:
-        """Produce one more token."""
-        logits: Tensor = self._with_room(lambda: self.runner.decode(running.cache, running.output[-1]))
-        self._accept(running, self._draw(running, logits))
+        """Produce one more token, and those that a constraint forces after it."""
+        new = running.output[running.cache.length - len(running.ids) :]
+        keep = len(new) if running.wants_logits else 1
+        logits: Tensor = self._with_room(lambda: self.runner.extend(running.cache, new, keep))
+        running.accept(running.draw(logits))
 
     def finish(self, running: Running) -> None:
         """Answer a finished request, then remember its KV."""
         if running.finished is None:
             raise RuntimeError("finish() before the request has finished")
         if not running.stops.hit:
-            self._tell(running, running.stops.push(running.detokenizer.flush()) + running.stops.flush())
+            running.tell(running.stops.push(running.detokenizer.flush()) + running.stops.flush())
         report = RequestReport(
             agent=running.agent,
             prompt_tokens=len(running.ids),
@@ -160,6 +143,7 @@ class Inference:
             namespace=running.job.request.namespace,
             rung=running.choice.rung_name,
             predicted_divergence=running.choice.predicted,
+            conversation=running.job.request.conversation,
             **running.seconds,
         )
         self.reports.append(report)
@@ -181,11 +165,6 @@ class Inference:
             )
         finally:
             self.runner.close(running.cache)
-
-    def _draw(self, running: Running, logits: Tensor) -> int:
-        if running.logits is not None and len(running.logits) < KEPT:
-            running.logits.append(logits)
-        return running.sampler(logits)
 
     def forget(self, namespace: str | None = None) -> None:
         """Drop what a namespace has stored and learned, or all of it."""
@@ -228,23 +207,18 @@ class Inference:
             self._made_embedder = make_embedder(self.config.embedder, self.loaded.model, self.loaded.tokenizer)
         return self._made_embedder
 
-    def _accept(self, running: Running, token: int) -> None:
-        if token in self._eos:
-            running.finished = "stop"
-            return
-        running.output.append(token)
-        running.untold += 1
-        self._tell(running, running.stops.push(running.detokenizer.push(token)))
-        if running.stops.hit:
-            running.finished = "stop"
-        elif len(running.output) >= running.max_tokens:
-            running.finished = "length"
-
-    def _tell(self, running: Running, text: str) -> None:
-        if text:
-            running.text.append(text)
-            running.job.emit(TextChunk(text, tuple(running.output[len(running.output) - running.untold :])))
-            running.untold = 0
+    def _matcher(self, request: Request) -> Matcher | None:
+        if request.constraint is None:
+            return None
+        config = self.loaded.model.config.get_text_config(decoder=True)
+        return Matcher(
+            request.constraint,
+            request.tools,
+            self.renderer.format,
+            self.loaded.tokenizer,
+            int(config.vocab_size),
+            self._eos,
+        )
 
     def _with_room(self, work: Callable[[], T]) -> T:
         """Do it; if the device has no memory, evict and try once more.

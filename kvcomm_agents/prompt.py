@@ -7,6 +7,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
@@ -14,7 +15,9 @@ import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from .errors import PromptError
-from .request import Message
+from .request import Constraint, Message, ToolSpec
+from .toolformat import CallFormat, detect
+from .tools import instructed, plain_turns
 
 ROLES = ("system", "user", "assistant", "tool")
 
@@ -62,10 +65,18 @@ class PromptRenderer:
         self.tokenizer = tokenizer
         self._template = None if tokenizer.chat_template else PLAIN_TEMPLATE
 
-    def text(self, messages: Sequence[Message]) -> str:
+    @cached_property
+    def format(self) -> CallFormat:
+        """How this model writes tool calls."""
+        return detect(self._render)
+
+    def text(
+        self, messages: Sequence[Message], tools: Sequence[ToolSpec] = (), constraint: Constraint | None = None
+    ) -> str:
         """The prompt text, ending where the assistant's answer begins.
 
-        Neighbouring turns of one role are merged only if the template refuses them.
+        Neighbouring turns of one role are merged only if the template refuses them. What the template
+        cannot say of tools, calls, results and the answer's schema is said in plain text (see `tools`).
 
         Raises:
             PromptError: no messages, an unknown role, or roles the template refuses.
@@ -75,30 +86,38 @@ class PromptRenderer:
         for message in messages:
             if message.role not in ROLES:
                 raise PromptError(f"unknown role {message.role!r}; it must be one of {', '.join(ROLES)}")
+        messages = instructed(messages, tools, constraint, self.format)
+        if not self.format.native:
+            messages = plain_turns(messages)
         turns = [_turn(message) for message in messages]
+        given = [tool.as_openai() for tool in tools] if tools and self.format.native else None
         try:
-            return self._apply(turns)
+            return self._render(turns, given)
         except jinja2.TemplateError as refusal:
             merged = _merge(turns)
             if len(merged) == len(turns):
                 raise _refused(turns, refusal) from refusal
             try:
-                return self._apply(merged)
+                return self._render(merged, given)
             except jinja2.TemplateError as again:
                 raise _refused(merged, again) from again
 
-    def ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """Token ids of `text(messages)`."""
-        encoded = self.tokenizer(self.text(messages), add_special_tokens=False)
+    def ids(
+        self, messages: Sequence[Message], tools: Sequence[ToolSpec] = (), constraint: Constraint | None = None
+    ) -> tuple[int, ...]:
+        """Token ids of `text(...)`."""
+        encoded = self.tokenizer(self.text(messages, tools, constraint), add_special_tokens=False)
         return tuple(encoded["input_ids"])
 
-    def segments(self, messages: Sequence[Message]) -> Rendered:
-        """Token ids of `text(messages)`, and which of them are whose content.
+    def segments(
+        self, messages: Sequence[Message], tools: Sequence[ToolSpec] = (), constraint: Constraint | None = None
+    ) -> Rendered:
+        """Token ids of `text(...)`, and which of them are whose content.
 
         Raises:
             PromptError: as `text`.
         """
-        text = self.text(messages)
+        text = self.text(messages, tools, constraint)
         if not self.tokenizer.is_fast:  # it cannot say which token is which text
             return Rendered(tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"]), ())
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -107,13 +126,15 @@ class PromptRenderer:
         stops = list(accumulate((stop for _, stop in offsets), max))
         starts = [min(start, before) for (start, _), before in zip(offsets, [0, *stops], strict=False)]
         parts = []
-        for message, begin, end in self._locate(messages, text):
+        for message, begin, end in self._locate(messages, text, tools, constraint):
             part = Part(message, bisect_left(starts, begin), bisect_right(stops, end))
             if part.start < part.stop:
                 parts.append(part)
         return Rendered(tuple(encoded["input_ids"]), tuple(parts))
 
-    def _locate(self, messages: Sequence[Message], text: str) -> Iterator[tuple[int, int, int]]:
+    def _locate(
+        self, messages: Sequence[Message], text: str, tools: Sequence[ToolSpec], constraint: Constraint | None
+    ) -> Iterator[tuple[int, int, int]]:
         """`(message, begin, end)` of each content in the prompt text.
 
         The prompt is rendered once more with a mark in place of each content. What stands between
@@ -125,7 +146,7 @@ class PromptRenderer:
             mark += _MARK
         marked = [replace(m, content=f"{mark}{i}{_END}") if m.content.strip() else m for i, m in enumerate(messages)]
         try:
-            pieces = re.split(f"{mark}(\\d+){_END}", self.text(marked))
+            pieces = re.split(f"{mark}(\\d+){_END}", self.text(marked, tools, constraint))
         except PromptError:  # a template that looks into contents
             pieces = [""]
         at, seen = len(pieces[0]), set[int]()
@@ -145,9 +166,15 @@ class PromptRenderer:
                 yield message, at, end
             at = end + len(after)
 
-    def _apply(self, turns: list[dict[str, Any]]) -> str:
+    def _render(
+        self, turns: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None, add_header: bool = True
+    ) -> str:
         text = self.tokenizer.apply_chat_template(
-            turns, chat_template=self._template, tokenize=False, add_generation_prompt=True
+            turns,
+            tools=tools,  # type: ignore[arg-type]
+            chat_template=self._template,
+            tokenize=False,
+            add_generation_prompt=add_header,
         )
         return str(text)
 

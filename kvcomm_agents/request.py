@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from .config import ReuseMode
 from .errors import ConfigError
 from .telemetry import FinishReason, RequestReport
+
+ToolChoice = Literal["auto", "required", "none"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,58 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolSpec:
+    """A tool that the model may call.
+
+    Args:
+        name: as the model writes it.
+        description: what it does, for the model.
+        parameters: JSON schema of its arguments, an object.
+    """
+
+    name: str
+    description: str = ""
+    parameters: dict[str, Any] = field(default_factory=lambda: {"type": "object", "properties": {}})
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ConfigError("a tool needs a name")
+
+    def as_openai(self) -> dict[str, Any]:
+        """In the form that chat templates read."""
+        function = {"name": self.name, "description": self.description, "parameters": self.parameters}
+        return {"type": "function", "function": function}
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What the answer may be, token by token. With both a schema and tools it is either.
+
+    Args:
+        schema: the answer is JSON of this schema.
+        calls: `auto` lets the model speak or call the request's tools, `required` makes it call at
+            once, `none` forbids calls; `None` where the request has no tools.
+        tool: the only tool that may be called; `None` allows all of the request's.
+        parallel: several calls in one answer.
+        show_schema: the prompt says what the schema is.
+        max_string: characters in a string for which the schema sets no bound.
+    """
+
+    schema: dict[str, Any] | None = None
+    calls: ToolChoice | None = None
+    tool: str | None = None
+    parallel: bool = True
+    show_schema: bool = True
+    max_string: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.calls is not None and self.calls not in get_args(ToolChoice):
+            raise ConfigError(f"calls={self.calls!r} is none of {get_args(ToolChoice)}")
+        if self.max_string < 1:
+            raise ConfigError(f"max_string={self.max_string} must be at least 1 character")
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One call of the model.
 
@@ -75,6 +129,9 @@ class Request:
         namespace: the wall between tenants.
         reuse: overrides the engine's reuse mode for this request.
         timeout_s: seconds from submission; `None` waits for ever.
+        tools: described to the model in the prompt.
+        constraint: what the answer may be; `None` leaves it free.
+        conversation: which thread or run this call belongs to; said again in the report.
     """
 
     messages: tuple[Message, ...] = ()
@@ -84,6 +141,9 @@ class Request:
     reuse: ReuseMode | None = None
     timeout_s: float | None = None
     prompt_ids: tuple[int, ...] | None = None
+    tools: tuple[ToolSpec, ...] = ()
+    constraint: Constraint | None = None
+    conversation: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

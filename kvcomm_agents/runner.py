@@ -111,9 +111,15 @@ class Runner:
     @torch.no_grad()
     def decode(self, cache: PlanCache, token: int) -> Tensor:
         """Append one token; logits of the next, float32 `[vocabulary]`."""
+        return self.extend(cache, [token])[0]
+
+    @torch.no_grad()
+    def extend(self, cache: PlanCache, tokens: Sequence[int], keep: int = 1) -> Tensor:
+        """Append tokens in one forward pass; logits after the last `keep` of them, float32 `[keep, vocabulary]`."""
         at = cache.length
-        cache.reserve(at + 1)
-        return self._forward(cache, [token], slice(at, at + 1), at + 1, None, 1)[0]
+        end = at + len(tokens)
+        cache.reserve(end)
+        return self._forward(cache, tokens, slice(at, end), end, None, keep)
 
     def _forward(
         self,

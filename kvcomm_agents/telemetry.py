@@ -36,6 +36,7 @@ class RequestReport:
     namespace: str = "default"
     rung: str = "exact"
     predicted_divergence: float = 0.0
+    conversation: str | None = None
 
     @property
     def placed_tokens(self) -> int:

@@ -11,8 +11,9 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 from .errors import EngineClosedError
-from .inference import Inference, Running
+from .inference import Inference
 from .job import Job
+from .running import Running
 
 logger = logging.getLogger(__name__)
 

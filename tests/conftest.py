@@ -20,6 +20,18 @@ TEMPLATE = (
     "{% for m in messages %}<|start|>{{ m['role'] }}\n{{ m['content'] }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
 )
+# Templates that know tools: what they say of the tools, the turns, and both with calls in tags.
+TURNS = """\
+{%- for m in messages %}<|start|>{{ m.role }}
+{% if m.tool_calls %}{{ m.content }}CALLS{% else %}{{ m.content }}{% endif %}<|end|>
+{% endfor %}{% if add_generation_prompt %}<|start|>assistant
+{% endif %}"""
+TOOLS = "{% if tools %}<|start|>system\n{% for t in tools %}{{ t | tojson }}\n{% endfor %}<|end|>\n{% endif %}"
+TOOL_TEMPLATE = TOOLS + TURNS.replace(
+    "CALLS",
+    '{% for c in m.tool_calls %}{% if not loop.first %}{{ "\\n" }}{% endif %}<tool_call>\n'
+    '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}\n</tool_call>{% endfor %}',
+)
 _SMALL = {
     "vocab_size": 300,
     "hidden_size": 32,

@@ -243,7 +243,7 @@ def test_an_internal_error_fails_one_request_alone(engine: Engine, monkeypatch: 
     engine.generate(ask("warm"))
     inference = engine._worker.inference
     assert inference is not None
-    monkeypatch.setattr(inference.runner, "decode", lambda *_: (_ for _ in ()).throw(ZeroDivisionError("bug")))
+    monkeypatch.setattr(inference.runner, "extend", lambda *_: (_ for _ in ()).throw(ZeroDivisionError("bug")))
     with pytest.raises(ZeroDivisionError):
         engine.generate(ask("boom"))
     monkeypatch.undo()

@@ -34,6 +34,8 @@ def test_the_message_is_kept(error):
         (errors.RequestTimeoutError, TimeoutError),
         (errors.DeviceMemoryError, MemoryError),
         (errors.PlanError, ValueError),
+        (errors.ConstraintError, ValueError),
+        (errors.MissingExtraError, ImportError),
     ],
 )
 def test_code_that_catches_the_builtin_still_works(error, builtin):

@@ -1,0 +1,100 @@
+"""Running: a request while it is decoded. Tokens in, text and the end out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from .audit import KEPT
+from .cache import PlanCache
+from .constraint import Matcher
+from .generation import Detokenizer, Sampler, StopStrings
+from .job import Job
+from .request import TextChunk
+from .reuse import Choice
+from .telemetry import FinishReason
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """A request being decoded: its context, what it has said, and the times so far."""
+
+    job: Job
+    agent: str
+    ids: tuple[int, ...]
+    choice: Choice
+    cache: PlanCache
+    sampler: Sampler
+    detokenizer: Detokenizer
+    stops: StopStrings
+    max_tokens: int
+    eos: frozenset[int]
+    seconds: dict[str, float]
+    output: list[int] = field(default_factory=list)
+    matcher: Matcher | None = None
+    logits: list[Tensor] | None = None
+    text: list[str] = field(default_factory=list)
+    untold: int = 0
+    finished: FinishReason | None = None
+
+    @property
+    def wants_logits(self) -> bool:
+        """Whether the distributions of the next positions are to be kept."""
+        return self.logits is not None and len(self.logits) < KEPT
+
+    def draw(self, logits: Tensor) -> list[int]:
+        """The next token, and those that a constraint forces after it.
+
+        Args:
+            logits: `[positions, vocabulary]`, the last of the next token.
+        """
+        if self.logits is not None:
+            self.logits += list(logits[: KEPT - len(self.logits)])
+        if self.matcher is None:
+            return [self.sampler(logits[-1])]
+        tokens = self.matcher.forced()  # at the answer's beginning; later ones came with the token before
+        if not tokens:
+            token = self.sampler(self.matcher.mask(logits[-1]))
+            self.matcher.accept(token)
+            if token in self.eos:
+                return [token]
+            tokens = self.matcher.forced()
+            self._force(tokens)
+            return [token, *tokens]
+        self._force(tokens)
+        return tokens
+
+    def accept(self, tokens: Sequence[int]) -> None:
+        """Take tokens into the answer, as far as it goes on."""
+        for token in tokens:
+            if token in self.eos:
+                self.finished = "stop"
+                return
+            if len(self.output) >= self.max_tokens:
+                self.finished = "length"
+                return
+            self.output.append(token)
+            self.untold += 1
+            self.tell(self.stops.push(self.detokenizer.push(token)))
+            if self.stops.hit:
+                self.finished = "stop"
+                return
+        if self.matcher is not None and self.matcher.done:
+            self.finished = "stop"
+        elif len(self.output) >= self.max_tokens:
+            self.finished = "length"
+
+    def tell(self, text: str) -> None:
+        """Hand text to the caller, with the tokens that completed it."""
+        if text:
+            self.text.append(text)
+            self.job.emit(TextChunk(text, tuple(self.output[len(self.output) - self.untold :])))
+            self.untold = 0
+
+    def _force(self, tokens: Sequence[int]) -> None:
+        if self.matcher is not None:
+            for token in tokens:
+                self.matcher.accept(token)
+                self.sampler.observe(token)
