@@ -20,15 +20,21 @@ class Rung:
         heads: tokens computed at the head of each span.
         connectives: whether static text between spans is computed too.
         tail: static tokens computed at the prompt's end, at most; new text there always is.
+        least: tokens computed at the prompt's end whatever they are: they shape the answer most.
     """
 
     name: str
     heads: int = 0
     connectives: bool = False
     tail: int = 32
+    least: int = 1
 
 
-LADDER = (Rung("placed"), Rung("heads", heads=8), Rung("connectives", heads=8, connectives=True))
+LADDER = (
+    Rung("placed", least=16),
+    Rung("heads", heads=8, least=16),
+    Rung("connectives", heads=8, connectives=True, least=16),
+)
 """From the least computed to the most; above it there is only dense."""
 
 
@@ -73,7 +79,7 @@ def corrected_plan(
     runs: list[Run] = list(prefix)
     for index, one in enumerate(segments):
         block = blocks.get(index)
-        start, stop = one.start, min(one.stop, length - 1)
+        start, stop = one.start, max(one.start, min(one.stop, length - rung.least))
         if one.kind == "span":
             start = min(stop, start + max(0, rung.heads - one.offset))
         elif one.kind == "static":

@@ -26,7 +26,8 @@ from .store import KVStore
 logger = logging.getLogger(__name__)
 
 _TRIED = 0.5  # share of requests that the guard declined that are tried: it may have become too careful
-_YOUNG = 100.0  # at the default share the first reused requests of an agent are all audited, after 45 audits 15 %
+_ALL_AUDITED = 16  # reused requests of an agent before only a share is audited; as many as the published pool holds
+_YOUNG = 100.0  # that share after 45 audits is three times the configured one
 _EXAMPLES = 2  # behind every correction before `corrected` mode trusts it
 _TRIALS = 8  # exact requests of an agent that are tried on every rung before only a share is
 
@@ -217,7 +218,9 @@ class Reuse:
 
     def _audit_chance(self, namespace: str, agent: str) -> float:
         """The configured share, more while few requests of the agent were audited: maps and guard are young."""
-        return self.config.audit_share * (1 + _YOUNG / (5 + self._audits[namespace, agent]))
+        audits = self._audits[namespace, agent]
+        young = self.config.audit_share > 0 and audits < _ALL_AUDITED
+        return 1.0 if young else self.config.audit_share * (1 + _YOUNG / (5 + audits))
 
     def _exact(self, ids: Sequence[int], namespace: str, cuts: Sequence[int]) -> Choice:
         plan = prefix_plan(len(ids), self._prefix(ids, namespace, exact=True))

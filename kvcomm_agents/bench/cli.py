@@ -92,7 +92,9 @@ def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) ->
         table.add_column(column, justify="right" if index else "left", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    console = Console()
+    # Written to a file, no terminal says how wide it may be.
+    (console if console.is_terminal else Console(width=120)).print(table)
 
 
 @bench_app.command()

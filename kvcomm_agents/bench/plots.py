@@ -60,8 +60,8 @@ def plot_fidelity(report: Mapping[str, Any], file: Path) -> None:
             weight="bold" if name == "guarded" else "normal",
         )
     axes.set_yscale("log")
-    axes.set_xlim(left=-1)
-    axes.margins(x=0.15)
+    widest = max((100 * one["computed_fraction"] for one in shown.values()), default=1.0)
+    axes.set_xlim(-0.03 * widest, 1.13 * widest)  # room for labels
     axes.set_xlabel("prompt tokens through the model, % of all")
     axes.set_ylabel("mean KL(dense ‖ strategy) per token, nats")
     exact = [name for name, one in report["strategies"].items() if one["kl_mean"] <= _FLOOR]
