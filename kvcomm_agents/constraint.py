@@ -6,7 +6,6 @@ it allows only one, the token is forced: it is not drawn, and costs no decode st
 
 from __future__ import annotations
 
-import importlib.util
 import threading
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -16,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import ConstraintError, MissingExtraError
+from .errors import ConstraintError
+from .extras import require_llguidance
 from .grammar import grammar
 from .request import Constraint, ToolSpec
 from .toolformat import CallFormat
@@ -24,22 +24,6 @@ from .toolformat import CallFormat
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
     from transformers import PreTrainedTokenizerBase
-
-
-def require_llguidance() -> None:
-    """Fail now if constrained decoding would fail later.
-
-    Raises:
-        MissingExtraError: llguidance is not installed.
-    """
-    try:
-        found = importlib.util.find_spec("llguidance")
-    except ValueError:  # a module without a spec, or one that was blocked
-        found = None
-    if found is None:
-        raise MissingExtraError(
-            'tools and structured output need llguidance, not installed here: pip install "kvcomm-agents[tools]"'
-        )
 
 
 class Matcher:

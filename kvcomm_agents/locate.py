@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import socket
 import subprocess
@@ -75,6 +76,17 @@ def resolve(name: str | os.PathLike[str]) -> Path | str:
         return snapshot
     _require_hub(text)
     return text
+
+
+def local_context(name: str) -> int | None:
+    """Tokens of context by the config of a model that lies on this disk; loads, converts and fetches nothing."""
+    folder = _default_folder() if name in ("default", DEFAULT_MODEL) else Path(name).expanduser()
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return None
+    limit = config.get("max_position_embeddings") or config.get("text_config", {}).get("max_position_embeddings")
+    return limit if isinstance(limit, int) else None
 
 
 def _default_folder() -> Path:

@@ -10,5 +10,6 @@ except ImportError as error:
     ) from error
 
 from .chat_models import ChatKVComm
+from .register import register
 
-__all__ = ["ChatKVComm"]
+__all__ = ["ChatKVComm", "register"]

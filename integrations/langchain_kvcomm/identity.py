@@ -1,4 +1,4 @@
-"""Which agent is calling, read from what LangGraph already tells every model it calls."""
+"""Which agent, tenant and conversation is calling, read from what LangGraph tells every model it calls."""
 
 from __future__ import annotations
 
@@ -37,6 +37,20 @@ def find_agent(
         *_nodes(str(metadata.get("langgraph_checkpoint_ns") or "")),
     ]
     return next((node for node in reversed(nodes) if node and node not in GENERIC_NODES), None)
+
+
+def find_setting(name: str, run_metadata: Mapping[str, Any] | None = None) -> str | None:
+    """A value that the app put into `configurable`, or into the metadata, of the run this call is part of.
+
+    LangGraph hands the `configurable` of a run to its nodes, also where they stream. A model called by
+    itself sees only the metadata of its own config.
+    """
+    config = ensure_config()
+    for source in (config.get("configurable"), run_metadata, config.get("metadata")):
+        value = (source or {}).get(name)
+        if value is not None and value != "":
+            return str(value)
+    return None
 
 
 def _nodes(checkpoint_ns: str) -> list[str]:

@@ -95,11 +95,17 @@ def to_usage(completion: Completion) -> UsageMetadata:
     )
 
 
-def to_response_metadata(completion: Completion, model: str) -> dict[str, Any]:
-    """What the reply carries beside its text; the engine's whole report is under `kvcomm`."""
+def to_response_metadata(completion: Completion, model: str, *, calls: bool = False) -> dict[str, Any]:
+    """What the reply carries beside its text; the engine's whole report is under `kvcomm`.
+
+    Args:
+        completion: the answer.
+        model: its name.
+        calls: it holds tool calls, so that it did not stop because all was said.
+    """
     return {
         "model_name": model,
         "model_provider": "kvcomm",
-        "finish_reason": completion.finish_reason,
+        "finish_reason": "tool_calls" if calls and completion.finish_reason == "stop" else completion.finish_reason,
         "kvcomm": completion.report.as_dict(),
     }

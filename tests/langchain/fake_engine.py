@@ -1,13 +1,20 @@
-"""An engine without a model: words are tokens, and every answer repeats the last message."""
+"""An engine without a model: words are tokens, and every answer repeats the last message.
+
+Calls and JSON take their values from that message: its numbers, and what it says in quotes.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any
 
-from kvcomm_agents.request import Completion, Message, Request, TextChunk
+from kvcomm_agents.request import Completion, Message, Request, TextChunk, ToolSpec
 from kvcomm_agents.telemetry import RequestReport
+from kvcomm_agents.tools import PLAIN
 
 
 class WordTokenizer:
@@ -24,6 +31,7 @@ class FakeEngine:
         self.pause_s = pause_s
         self.tokenizer = WordTokenizer()
         self.max_context = 1000
+        self.call_format = PLAIN
         self.requests: list[Request] = []
         self.cancelled: list[Request] = []
         self._lock = threading.Lock()
@@ -68,12 +76,12 @@ class FakeEngine:
     def render(self, messages: Sequence[Message]) -> tuple[int, ...]:
         return tuple(range(len(_words(messages))))
 
-    def count_tokens(self, messages: Sequence[Message]) -> int:
-        return len(_words(messages))
+    def count_tokens(self, messages: Sequence[Message], tools: Sequence[ToolSpec] = ()) -> int:
+        return len(_words(messages)) + sum(len(f"{tool.description} {tool.parameters}".split()) for tool in tools)
 
     def _answer(self, request: Request) -> tuple[list[TextChunk], Completion]:
         heard = request.messages[-1].content if request.prompt_ids is None else "ids"
-        text, reason = "I heard: " + heard, "stop"
+        text, reason = _say(request, heard), "stop"
         for stop in request.params.stop:
             text = text.split(stop)[0]
         pieces = [word if i == 0 else " " + word for i, word in enumerate(text.split(" "))]
@@ -98,6 +106,34 @@ class FakeEngine:
         )
         chunks = [TextChunk(piece, (i,)) for i, piece in enumerate(pieces)]
         return chunks, Completion("".join(pieces), tuple(range(len(pieces))), report.finish_reason, report)
+
+
+def _say(request: Request, heard: str) -> str:
+    constraint = request.constraint
+    if constraint is None or request.messages[-1].role == "tool":
+        return "I heard: " + heard
+    if constraint.calls == "required" or (constraint.calls == "auto" and "call" in heard):
+        tool = next(tool for tool in request.tools if constraint.tool in (None, tool.name))
+        call = json.dumps({"name": tool.name, "arguments": _value(tool.parameters, heard)}, ensure_ascii=False)
+        return PLAIN.open + call + PLAIN.close
+    if constraint.schema is not None:
+        return json.dumps(_value(constraint.schema, heard))
+    return "I heard: " + heard
+
+
+def _value(schema: dict[str, Any], heard: str) -> Any:
+    kind = schema.get("type")
+    if "enum" in schema:
+        return schema["enum"][0]
+    if "anyOf" in schema:
+        return _value(schema["anyOf"][0], heard)
+    if kind == "integer":
+        return int((re.findall(r"\d+", heard) or ["1"])[0])
+    if kind == "array":
+        return [_value(schema["items"], heard)]
+    if kind == "string":
+        return (re.findall(r"'([^']*)'", heard) or ["some text"])[0]
+    return {name: _value(one, heard) for name, one in schema.get("properties", {}).items()}
 
 
 def _words(messages: Sequence[Message]) -> list[str]:

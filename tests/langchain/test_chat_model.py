@@ -154,7 +154,7 @@ def test_wrong_settings_fail_at_once(llm: ChatKVComm) -> None:
 def test_engine_config_is_env_then_given_then_device(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[EngineConfig] = []
     monkeypatch.setattr(
-        "langchain_kvcomm.chat_models._shared_engine",
+        "langchain_kvcomm.settings.engine_for",
         lambda model, config: seen.append(config) or FakeEngine(model),
     )
     monkeypatch.setenv("KVCOMM_MAX_CONTEXT", "77")
@@ -166,8 +166,8 @@ def test_engine_config_is_env_then_given_then_device(monkeypatch: pytest.MonkeyP
 def test_tokens_are_the_models_own(llm: ChatKVComm) -> None:
     assert llm.get_token_ids("a b") == [97, 98]
     assert llm.get_num_tokens_from_messages([HumanMessage("a b")]) == 4
-    with pytest.warns(UserWarning, match="tools"):
-        llm.get_num_tokens_from_messages([HumanMessage("a b")], tools=[])
+    tool = {"title": "add", "description": "Adds two numbers.", "type": "object", "properties": {}}
+    assert llm.get_num_tokens_from_messages([HumanMessage("a b")], tools=[tool]) > 7
 
 
 def test_closing_the_generator_cancels(engine: FakeEngine, llm: ChatKVComm) -> None:

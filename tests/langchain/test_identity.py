@@ -98,3 +98,18 @@ def test_what_the_app_says_wins(engine: FakeEngine) -> None:
     ChatKVComm(model="fake").invoke("x", config={"metadata": {"langgraph_node": "planner"}})
     ChatKVComm(model="fake").invoke("x")
     assert [request.agent for request in engine.requests] == ["ctor", "call", "stream", "planner", None]
+
+
+def test_namespace_and_conversation_come_from_the_run(engine: FakeEngine) -> None:
+    llm = ChatKVComm(model="fake", kv_namespace="mine")
+
+    def node(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [llm.invoke(state["messages"]), *llm.stream(state["messages"])][:1]}
+
+    graph = StateGraph(MessagesState).add_node("n", node).add_edge(START, "n").compile()
+    graph.invoke({"messages": ["hello"]}, {"configurable": {"kv_namespace": "tenant", "thread_id": "t1"}})
+    llm.invoke("x", {"metadata": {"kv_namespace": "told"}})
+    llm.invoke("x", kv_namespace="call", config={"metadata": {"kv_namespace": "told"}})
+    llm.invoke("x")
+    said = [(request.namespace, request.conversation) for request in engine.requests]
+    assert said == [("tenant", "t1")] * 2 + [("told", None), ("call", None), ("mine", None)]

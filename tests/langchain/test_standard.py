@@ -23,6 +23,10 @@ class TestUnit(ChatModelUnitTests):
     def chat_model_params(self) -> dict[str, Any]:
         return {"model": "fake"}
 
+    @property
+    def supports_json_mode(self) -> bool:
+        return True
+
 
 @pytest.mark.usefixtures("engine")
 class TestIntegration(ChatModelIntegrationTests):
@@ -32,7 +36,11 @@ class TestIntegration(ChatModelIntegrationTests):
 
     @property
     def chat_model_params(self) -> dict[str, Any]:
-        return {"model": "fake", "max_tokens": 40}
+        return {"model": "fake", "max_tokens": 40, "prefer_tools": True}
+
+    @property
+    def supports_json_mode(self) -> bool:
+        return True
 
     @property
     def model_override_value(self) -> str:
