@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import cast
 
 from langchain_core.language_models import ModelProfile
 
@@ -28,7 +29,8 @@ def find_profile(model: str, max_context: int | None) -> ModelProfile:
     if limits:
         profile["max_input_tokens"] = min(limits)
         profile["max_output_tokens"] = min(limits)
-    return profile
+    known = ModelProfile.__annotations__  # older versions of LangChain warn of keys they do not know
+    return cast(ModelProfile, {key: value for key, value in profile.items() if key in known})
 
 
 # Read once, not for every ChatKVComm that is built.

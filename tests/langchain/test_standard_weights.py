@@ -30,7 +30,7 @@ class TestIntegration(ChatModelIntegrationTests):
             "temperature": 0,
             "max_tokens": 60,
             "prefer_tools": True,
-            "max_string": 60,
+            "max_string": 30,
             "reuse": "exact",
         }
 
