@@ -66,8 +66,9 @@ class ChatSettings(BaseChatModel):
     """Who calls. `None` finds it out from LangGraph, else from the system message."""
 
     prefer_tools: bool = False
-    """For models too small to choose: with tools bound, call one unless the last message is a tool's result,
-    and one only, unless `parallel_tool_calls` is given."""
+    """For models too small to choose: with tools bound, call one, and after a tool's result speak.
+
+    A `tool_choice` or `parallel_tool_calls` that is given wins."""
     max_string: int = Field(default=1024, ge=1)
     """Characters in a string of a tool call or structured answer for which the schema sets no bound."""
 
@@ -120,7 +121,7 @@ class ChatSettings(BaseChatModel):
         said = to_messages(messages)
         if self.prefer_tools:
             called = bool(said) and said[-1].role == "tool"
-            options = {"parallel_tool_calls": False, "tool_choice": "auto" if called else "any", **options}
+            options = {"parallel_tool_calls": False, "tool_choice": "none" if called else "any", **options}
         request = Request(
             messages=said,
             params=self._sampling(stop, options),

@@ -113,7 +113,7 @@ def test_small_models_are_made_to_call_once_and_then_to_speak(engine: FakeEngine
     llm.invoke("x", tool_choice="none")
     assert [(r.constraint.calls, r.constraint.parallel) for r in engine.requests if r.constraint] == [
         ("required", False),
-        ("auto", False),
+        ("none", False),
         ("none", False),
     ]
 

@@ -1,0 +1,1 @@
+"""Small LangGraph apps, written as their users write them: `build(llm)` and an `INPUT`."""

@@ -1,0 +1,19 @@
+"""An agent's answer is handed on as if a user of that name had said it."""
+
+from langchain_core.messages import HumanMessage, SystemMessage
+from langgraph.graph import END, START, MessagesState, StateGraph
+
+INPUT = {"messages": [("user", "How high is the tallest tower in the world, and who built it?")]}
+
+
+def build(llm):
+    def research(state: MessagesState):
+        reply = llm.invoke([SystemMessage("You look things up for your team."), *state["messages"]])
+        return {"messages": [HumanMessage(content=reply.content, name="researcher")]}
+
+    def chart(state: MessagesState):
+        reply = llm.invoke([SystemMessage("You describe a chart of what you are told."), *state["messages"]])
+        return {"messages": [HumanMessage(content=reply.content, name="chart_generator")]}
+
+    graph = StateGraph(MessagesState).add_node("research", research).add_node("chart", chart)
+    return graph.add_edge(START, "research").add_edge("research", "chart").add_edge("chart", END).compile()
