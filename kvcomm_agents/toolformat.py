@@ -73,11 +73,13 @@ def detect(render: Render) -> CallFormat:
     except (jinja2.TemplateError, TypeError, KeyError, ValueError):
         return PLAIN
     after = answer[answer.index(_ANSWER) + len(_ANSWER) :] if _ANSWER in answer else ""
-    first = _find_call(one, _TOOL, len(os.path.commonprefix([header, one])))
+    # what stands before every answer is no part of a call: the turn's header, an empty thought
+    begin = max(len(os.path.commonprefix([other, one])) for other in (header, answer))
+    first = _find_call(one, _TOOL, begin)
     if first is None:
         return PLAIN
     start, end, key = first
-    opening = one[len(os.path.commonprefix([header, one])) : start]
+    opening = one[begin:start]
     closing = one[end:].removesuffix(after)
     between = None
     try:

@@ -26,6 +26,13 @@ BARE = TOOLS + TURNS.replace(
     '{"name": "{{ m.tool_calls[0].function.name }}", '
     '"parameters": {{ m.tool_calls[0].function.arguments | tojson }}}',
 )
+THINKING = TOOL_TEMPLATE.replace(
+    "{% if m.tool_calls %}",
+    "{% if m.role == 'assistant' %}<think>{{ '\\n\\n' }}</think>{% endif %}{% if m.tool_calls %}",
+)
+REVERSED = TOOL_TEMPLATE.replace('{"name": "{{ c.function.name }}", ', "{").replace(
+    "tojson }}}", 'tojson }}, "name": "{{ c.function.name }}"}'
+)
 XML = TOOLS + TURNS.replace("CALLS", "{% for c in m.tool_calls %}<function={{ c.function.name }}>{% endfor %}")
 
 
@@ -42,6 +49,8 @@ def renderer(template: str) -> PromptRenderer:
         (TOOL_TEMPLATE, CallFormat("<tool_call>\n", "\n</tool_call>", "\n</tool_call>\n<tool_call>\n", native=True)),
         (LISTED, CallFormat("[TOOL_CALLS] [", "]", ", ", native=True)),
         (BARE, CallFormat("", "", None, "parameters", native=True)),
+        (THINKING, CallFormat("<tool_call>\n", "\n</tool_call>", "\n</tool_call>\n<tool_call>\n", native=True)),
+        (REVERSED, PLAIN),
         (XML, PLAIN),
         ("{{ raise_exception('no') }}", PLAIN),
     ],
