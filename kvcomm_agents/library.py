@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections import OrderedDict, defaultdict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -48,12 +48,6 @@ class Span:
         """Its length."""
         return len(self.ids)
 
-    def mark_read(self, agent: str, start: int, stop: int) -> None:
-        """Tokens `start:stop` stood in a prompt of this agent."""
-        if agent not in self.read:
-            self.read[agent] = np.zeros(self.tokens, dtype=np.bool_)
-        self.read[agent][start:stop] = True
-
 
 class SpanLibrary:
     """Known spans of one namespace, found by content, within a byte budget, least recently used out first.
@@ -69,6 +63,7 @@ class SpanLibrary:
         self._index = SpanIndex(window=min(8, min_span), min_span=min_span)
         self._spans: OrderedDict[int, Span] = OrderedDict()
         self._by_content: dict[bytes, int] = {}
+        self._texts: defaultdict[str, set[int]] = defaultdict(set)
         self._next = 0
 
     def __len__(self) -> int:
@@ -115,20 +110,36 @@ class SpanLibrary:
         self._spans[span.id] = span
         self._by_content[key] = span.id
         self._index.add(span.id, ids)
+        for agent in {producer, *read} if origin == "prompt" else ():
+            self._texts[agent].add(span.id)
         self.nbytes += base.nbytes
         while self.nbytes > self.budget:
             self._remove(next(iter(self._spans)))
         return span
 
-    def find(self, ids: Sequence[int], start: int, tagged: Sequence[int] = ()) -> list[SpanMatch]:
-        """Known spans in `ids[start:]`, in order, without overlap; `tagged` ones are preferred."""
+    def find(self, ids: Sequence[int], start: int, tagged: Collection[int] = ()) -> list[SpanMatch]:
+        """Known spans in `ids[start:]`, in order, without overlap; those in `tagged` are preferred."""
         matches = self._index.find(ids, start, tagged)
         for match in matches:
             self._spans.move_to_end(match.span)
         return matches
 
+    def texts_of(self, agent: str) -> set[int]:
+        """Spans that stood in prompts of this agent before and were written by none."""
+        return self._texts[agent]
+
+    def mark_read(self, span: int, agent: str, start: int, stop: int) -> None:
+        """Tokens `start:stop` of a span that no agent wrote stood in a prompt of this agent."""
+        known = self._spans[span]
+        if agent not in known.read:
+            known.read[agent] = np.zeros(known.tokens, dtype=np.bool_)
+        known.read[agent][start:stop] = True
+        self._texts[agent].add(span)
+
     def _remove(self, span: int) -> None:
         gone = self._spans.pop(span)
+        for agent in (gone.producer, *gone.read):
+            self._texts[agent].discard(span)
         self._by_content.pop(gone.ids.tobytes(), None)
         self._index.remove(span)
         self.nbytes -= gone.base.nbytes

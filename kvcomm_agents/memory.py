@@ -166,7 +166,7 @@ class Memory:
         here = frozenset(one.span for one in segments if one.kind != "new" and self._foreign(one.span, agent))
         for one in segments:
             if one.span in here and self.library[one.span].origin == "prompt":
-                self.library[one.span].mark_read(agent, one.offset, one.offset + one.tokens)
+                self.library.mark_read(one.span, agent, one.offset, one.offset + one.tokens)
         for one in segments:
             if one.kind == "new" and one.tokens >= self.config.min_span:
                 block = capture(one.start, one.stop)

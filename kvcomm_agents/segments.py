@@ -65,7 +65,8 @@ def segment(
     found: list[Segment] = []
     seen: Counter[str] = Counter()
     at = 0
-    for match in library.find(ids, 0, tagged):
+    # An answer may repeat what stands in every prompt: there it is the prompt's own text all the same.
+    for match in library.find(ids, 0, {*tagged, *library.texts_of(agent)}):
         if match.start > at:
             found += _new(at, match.start, cuts)
         for first, stop, own in _parts(match, library[match.span], agent):

@@ -99,7 +99,7 @@ def test_library_stays_within_its_budget_and_prefers_exact_donors() -> None:
 def test_what_an_agent_reads_again_is_static_whoever_had_it_first() -> None:
     known, ids = library(), [*SYSTEM, *QUESTION, *ANSWER]
     (question,) = (span for span in known.spans() if span.origin == "prompt")
-    question.mark_read("critic", 0, 18)
+    known.mark_read(question.id, "critic", 0, 18)
     cut = segment(ids, "critic", known)
     assert [(one.kind, one.start, one.offset) for one in cut[1:]] == [
         ("static", 20, 0),
@@ -107,3 +107,11 @@ def test_what_an_agent_reads_again_is_static_whoever_had_it_first() -> None:
         ("span", 50, 0),  # an answer never is, however often it is read
     ]
     assert segment(ids, "reviewer", known)[1].kind == "span"
+
+
+def test_own_text_that_an_answer_repeats_stays_own_text() -> None:
+    known = library()
+    known.add(MIDDLE, block(14), producer="critic", origin="prompt", exact=True)
+    known.add([*ANSWER[:9], *MIDDLE, *OTHER[:8]], block(31), producer="solver", origin="output", exact=True)
+    cut = segment([*QUESTION, *MIDDLE, *OTHER], "critic", known)
+    assert [(one.kind, one.tokens) for one in cut] == [("span", 30), ("static", 14), ("span", 30)]
