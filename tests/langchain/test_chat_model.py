@@ -210,6 +210,16 @@ def test_many_threads(engine: FakeEngine, llm: ChatKVComm) -> None:
     assert [reply.content for reply in llm.batch(texts)] == replies
 
 
+def test_a_bad_request_in_a_batch_fails_alone(llm: ChatKVComm) -> None:
+    bad = [HumanMessage([{"type": "image_url", "image_url": {"url": "x"}}])]
+    prompts = ["a", [HumanMessage("b")], [SystemMessage("s"), HumanMessage("c")], bad, "e", "f", "g", "h"]
+    replies = llm.batch(prompts, return_exceptions=True)
+    assert [getattr(reply, "content", None) for reply in replies] == [
+        f"I heard: {word}" if word != "d" else None for word in "abcdefgh"
+    ]
+    assert isinstance(replies[3], PromptError)
+
+
 async def test_prompts_keep_their_text(engine: FakeEngine, llm: ChatKVComm) -> None:
     text = "  two  spaces\n\nand a line "
     await _every_way(llm, [SystemMessage("s"), HumanMessage(text, name="planner")])

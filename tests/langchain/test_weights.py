@@ -63,6 +63,29 @@ async def test_every_way_gives_the_same_text(llm: ChatKVComm) -> None:
     assert [reply.content for reply in replies] == [dense] * 4
 
 
+def _add(a: int, b: int) -> int:
+    """Adds two numbers."""
+    return a + b
+
+
+async def test_every_way_makes_the_same_call(llm: ChatKVComm) -> None:
+    pytest.importorskip("llguidance", reason="needs the tools extra")
+    bound = llm.bind_tools([_add], tool_choice="_add", parallel_tool_calls=False).bind(max_tokens=40)
+    dense = bound.invoke("What is 2 plus 5?", reuse="off")
+    assert [(call["name"], set(call["args"])) for call in dense.tool_calls] == [("_add", {"a", "b"})]
+    chunks = list(bound.stream("What is 2 plus 5?"))
+    achunks = [chunk async for chunk in bound.astream("What is 2 plus 5?")]
+    replies = [
+        bound.invoke("What is 2 plus 5?"),
+        await bound.ainvoke("What is 2 plus 5?"),
+        sum(chunks[1:], chunks[0]),
+        sum(achunks[1:], achunks[0]),
+    ]
+    for reply in replies:
+        assert [call["args"] for call in reply.tool_calls] == [call["args"] for call in dense.tool_calls]
+        assert reply.response_metadata["finish_reason"] == "tool_calls"
+
+
 def test_counting_agrees_with_the_report(llm: ChatKVComm) -> None:
     prompt = [SystemMessage(SYSTEM["writer"]), HumanMessage("Clouds, please.")]
     usage = llm.invoke(prompt, max_tokens=1).usage_metadata
