@@ -42,7 +42,7 @@ class CallFormat:
 
     def head(self, name: str) -> str:
         """A call up to its arguments; without the mark if that is part of it."""
-        head = f'{{"name": {json.dumps(name)}, "{self.arguments}": '
+        head = f'{{"name": {json.dumps(name, ensure_ascii=False)}, "{self.arguments}": '
         return head if self.open.strip() else head.removeprefix(self.opening[0])
 
 

@@ -42,9 +42,9 @@ def instructed(
     """Messages whose system message also says what the template does not: the tools, the schema of the answer."""
     blocks = []
     if tools and not format.native:
-        blocks.append("\n".join([TOOLS_TEXT, *(json.dumps(tool.as_openai()["function"]) for tool in tools)]))
+        blocks.append("\n".join([TOOLS_TEXT, *(_json(tool.as_openai()["function"]) for tool in tools)]))
     if constraint is not None and constraint.schema is not None and constraint.show_schema:
-        blocks.append(f"{SCHEMA_TEXT}\n{json.dumps(constraint.schema)}")
+        blocks.append(f"{SCHEMA_TEXT}\n{_json(constraint.schema)}")
     if not blocks:
         return list(messages)
     text = "\n\n".join(blocks)
@@ -65,7 +65,7 @@ def plain_turns(messages: Sequence[Message]) -> list[Message]:
             for call in calls:
                 function = call["function"]
                 written = {"name": function["name"], PLAIN.arguments: function["arguments"]}
-                lines.append(f"{PLAIN.open}{json.dumps(written, ensure_ascii=False)}{PLAIN.close}")
+                lines.append(f"{PLAIN.open}{_json(written)}{PLAIN.close}")
             extra = {key: value for key, value in message.extra.items() if key != "tool_calls"}
             turns.append(replace(message, content="\n".join(lines), extra=extra))
         else:
@@ -211,6 +211,10 @@ class _ObjectScan:
                     self.done = True
                     return index + 1
         return len(text)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)  # escapes cost tokens, and small models copy them
 
 
 def parse(text: str, format: CallFormat) -> Parsed:

@@ -83,6 +83,11 @@ def test_one_tool_one_call() -> None:
         Matcher(Constraint(calls="required"), (), PLAIN, TOKENIZER, 300, {257})
 
 
+def test_a_name_that_is_not_ascii() -> None:
+    one = Matcher(Constraint(calls="required"), (ToolSpec("größe"),), PLAIN, TOKENIZER, 300, {257})
+    assert TOKENIZER.decode(one.forced()).startswith('<tool_call>{"name": "größe", "arguments": {')
+
+
 def test_a_schema_and_tools_allow_either() -> None:
     either = Constraint(schema=POINT, calls="auto")
     assert allows(either, '{"x": 1, "why": ""}')

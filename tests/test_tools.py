@@ -79,6 +79,13 @@ def test_a_template_without_tools_is_told_in_text() -> None:
     assert plain.text([Message("user", "x")], [ADD]).startswith("<|start|>system\nYou can call tools.")
 
 
+def test_what_is_not_ascii_is_not_escaped() -> None:
+    größe = ToolSpec("größe", "Misst die Größe.")
+    text = renderer(TEMPLATE).text([Message("user", "x")], [größe], Constraint(schema={"title": "長さ"}))
+    assert '"größe", "description": "Misst die Größe."' in text
+    assert '{"title": "長さ"}' in text
+
+
 def test_a_template_with_tools_says_it_its_own_way() -> None:
     text = renderer(TOOL_TEMPLATE).text(history(), [ADD])
     assert "You can call tools." not in text
