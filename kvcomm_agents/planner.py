@@ -26,7 +26,7 @@ class Rung:
     name: str
     heads: int = 0
     connectives: bool = False
-    tail: int = 32
+    tail: int = 64
     least: int = 1
 
 
