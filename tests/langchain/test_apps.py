@@ -11,6 +11,7 @@ import pytest
 from langchain_core.messages import BaseMessage
 
 from kvcomm_agents.config import EngineConfig, ReuseConfig
+from kvcomm_agents.memory import Memory
 from kvcomm_agents.models import DEFAULT_MODEL
 from kvcomm_agents.reuse import Reuse
 from kvcomm_agents.segments import segment
@@ -51,7 +52,7 @@ class Seen:
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
-    """Looks for spans in every prompt before it is run. Nothing is tried out, to be quick."""
+    """Looks for spans in every prompt before it is run. Nothing is tried out or learned, to be quick."""
     record, choose = Seen(), Reuse.choose
 
     def watched(self: Reuse, ids: Any, agent: str, namespace: str, mode: Any, cuts: Any = (), *rest: Any) -> Any:
@@ -64,6 +65,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
 
     monkeypatch.setattr(Reuse, "choose", watched)
     monkeypatch.setattr(Reuse, "wants_logits", lambda *_: False)
+    monkeypatch.setattr(Memory, "learn", lambda *_: None)
+    monkeypatch.setattr(Memory, "foresee", lambda *_: None)
     return record
 
 
@@ -88,7 +91,7 @@ def test_exact_reuse_changes_no_word_and_spans_are_found(name: str, seen: Seen) 
         llm = ChatKVComm(
             model=DEFAULT_MODEL,
             temperature=0,
-            max_tokens=40 if name in CALLS else 14,
+            max_tokens=40 if name in CALLS else 16,
             max_string=24,
             reuse=reuse,  # type: ignore[arg-type]
             kv_namespace=f"app {name} {reuse}",
