@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
+from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langgraph.graph import END, START, MessagesState, StateGraph
 
 from kvcomm_agents.models import DEFAULT_MODEL
@@ -84,6 +84,20 @@ async def test_every_way_makes_the_same_call(llm: ChatKVComm) -> None:
     for reply in replies:
         assert [call["args"] for call in reply.tool_calls] == [call["args"] for call in dense.tool_calls]
         assert reply.response_metadata["finish_reason"] == "tool_calls"
+
+
+def test_a_call_in_the_history_is_read_from_the_store(llm: ChatKVComm) -> None:
+    pytest.importorskip("llguidance", reason="needs the tools extra")
+    bound = llm.bind_tools([_add], parallel_tool_calls=False).bind(max_tokens=40, kv_agent="adder", reuse="exact")
+    question = HumanMessage("What is 6 plus 8?")
+    first = bound.invoke([question], tool_choice="any")
+    (call,) = first.tool_calls
+    second = bound.invoke([question, first, ToolMessage("14", tool_call_id=call["id"])])
+    assert first.usage_metadata is not None
+    assert second.usage_metadata is not None
+    read = second.usage_metadata["input_token_details"]["cache_read"]
+    # all but the closing tag, which was forced at the very end and never computed
+    assert read >= first.usage_metadata["total_tokens"] - 8, "the call is rendered as it was written"
 
 
 def test_counting_agrees_with_the_report(llm: ChatKVComm) -> None:
