@@ -139,7 +139,8 @@ class Worker:
         """Seconds to wait for a job: none while others run, a moment before idle work, else for ever."""
         if running:
             return 0.0
-        return max(0.0, self._busy_until + _GRACE_S - time.perf_counter()) if self._backlog() else None
+        learning = self._backlog() and threading.main_thread().is_alive()
+        return max(0.0, self._busy_until + _GRACE_S - time.perf_counter()) if learning else None
 
     def _next(self, patience_s: float | None) -> Job | None:
         with self._wake:
@@ -155,7 +156,7 @@ class Worker:
 
     def _tidy(self, *, urgent: bool) -> None:
         """Work that nobody waits for: all that is urgent, or one piece of the rest."""
-        if self._inference is None:
+        if self._inference is None or not threading.main_thread().is_alive():  # no learning while Python shuts down
             return
         reuse = self._inference.reuse
         work = reuse.urgent if urgent else reuse.backlog
@@ -163,7 +164,8 @@ class Worker:
             try:
                 work.popleft()()
             except Exception:  # what was not learned is only slower, never wrong
-                logger.exception("learning from a request failed")
+                if threading.main_thread().is_alive():
+                    logger.exception("learning from a request failed")
 
     def _begin(self, job: Job, running: list[Running]) -> None:
         try:
