@@ -16,6 +16,8 @@ from .spans import SpanIndex, SpanMatch
 
 Origin = Literal["output", "prompt"]
 
+_TWINS = 4  # donors of the same words
+
 
 @dataclass(eq=False, slots=True)
 class Span:
@@ -62,7 +64,7 @@ class SpanLibrary:
         self.nbytes = 0
         self._index = SpanIndex(window=min(8, min_span), min_span=min_span)
         self._spans: OrderedDict[int, Span] = OrderedDict()
-        self._by_content: dict[bytes, int] = {}
+        self._by_content: defaultdict[bytes, list[int]] = defaultdict(list)
         self._texts: defaultdict[str, set[int]] = defaultdict(set)
         self._next = 0
 
@@ -91,24 +93,28 @@ class SpanLibrary:
     ) -> Span | None:
         """Keep a span, or the one already known by the same ids; `None` if it is too short.
 
-        An exact donor replaces an approximate one.
+        An exact donor replaces an approximate one. Agents who write the same words, say by quoting one
+        another, are donors each: their contexts differ.
         """
         array = np.asarray(ids, dtype=np.int64)
         if len(array) < self.min_span or base.nbytes > self.budget:
             return None
-        key = array.tobytes()
-        known = self._by_content.get(key)
+        twins = self._by_content[array.tobytes()]
+        known = next((twin for twin in twins if self._same(twin, producer, origin)), None)
+        if known is None and len(twins) >= _TWINS:
+            known = twins[-1]
         if known is not None and (self._spans[known].exact or not exact):
             self._spans.move_to_end(known)
             return self._spans[known]
-        read = dict[str, NDArray[np.bool_]]()
+        place, read = len(twins), dict[str, NDArray[np.bool_]]()
         if known is not None:
-            read = self._spans[known].read
+            place, read = twins.index(known), self._spans[known].read
             self._remove(known)
+            twins = self._by_content[array.tobytes()]
         span = Span(self._next, array, base, producer, origin, exact, sources, read=read)
         self._next += 1
         self._spans[span.id] = span
-        self._by_content[key] = span.id
+        twins.insert(place, span.id)
         self._index.add(span.id, ids)
         for agent in {producer, *read} if origin == "prompt" else ():
             self._texts[agent].add(span.id)
@@ -123,6 +129,16 @@ class SpanLibrary:
         for match in matches:
             self._spans.move_to_end(match.span)
         return matches
+
+    def twin(self, span: int, number: int) -> int:
+        """Of the spans with the same ids, the one added as `number` (from 0), or the last of them."""
+        twins = self._by_content[self._spans[span].ids.tobytes()]
+        return twins[min(number, len(twins) - 1)]
+
+    def _same(self, span: int, producer: str, origin: Origin) -> bool:
+        """Whether a span with the same ids need not be kept twice."""
+        known = self._spans[span]
+        return origin == "prompt" or (known.origin == origin and known.producer == producer)
 
     def texts_of(self, agent: str) -> set[int]:
         """Spans that stood in prompts of this agent before and were written by none."""
@@ -140,6 +156,9 @@ class SpanLibrary:
         gone = self._spans.pop(span)
         for agent in (gone.producer, *gone.read):
             self._texts[agent].discard(span)
-        self._by_content.pop(gone.ids.tobytes(), None)
+        twins = self._by_content[gone.ids.tobytes()]
+        twins.remove(span)
+        if not twins:
+            del self._by_content[gone.ids.tobytes()]
         self._index.remove(span)
         self.nbytes -= gone.base.nbytes

@@ -64,18 +64,23 @@ def segment(
     """
     found: list[Segment] = []
     seen: Counter[str] = Counter()
+    told: Counter[int] = Counter()
     at = 0
     # An answer may repeat what stands in every prompt: there it is the prompt's own text all the same.
     for match in library.find(ids, 0, {*tagged, *library.texts_of(agent)}):
         if match.start > at:
             found += _new(at, match.start, cuts)
-        for first, stop, own in _parts(match, library[match.span], agent):
+        # The same words once more are, in a transcript, those of who said them next.
+        words = library.twin(match.span, 0)
+        told[words] += match.offset <= 1  # else it goes on where it was interrupted
+        span = library.twin(match.span, max(told[words] - 1, 0))
+        for first, stop, own in _parts(match, library[span], agent):
             offset, slot = match.offset + first - match.start, None
             if not own:
                 place = _place(ids, found, first - (offset if offset <= 1 else 0))
                 slot = Slot(agent, f"{place}.{min(seen[place], _MAX_ORDINAL)}")
                 seen[place] += 1
-            found.append(Segment(first, stop, "static" if own else "span", match.span, offset, slot))
+            found.append(Segment(first, stop, "static" if own else "span", span, offset, slot))
         at = match.stop
     if at < len(ids):
         found += _new(at, len(ids), cuts)

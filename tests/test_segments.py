@@ -115,3 +115,21 @@ def test_own_text_that_an_answer_repeats_stays_own_text() -> None:
     known.add([*ANSWER[:9], *MIDDLE, *OTHER[:8]], block(31), producer="solver", origin="output", exact=True)
     cut = segment([*QUESTION, *MIDDLE, *OTHER], "critic", known)
     assert [(one.kind, one.tokens) for one in cut] == [("span", 30), ("static", 14), ("span", 30)]
+
+
+def test_the_same_words_of_two_agents_have_a_donor_each() -> None:
+    known = library()
+    (first,) = (span.id for span in known.spans() if span.producer == "solver" and span.origin == "output")
+    again = known.add(ANSWER, block(40), producer="parrot", origin="output", exact=False)
+    assert again is not None
+    assert again.id != first
+    cut = segment([*SYSTEM, *ANSWER, *MIDDLE, *ANSWER], "critic", known)
+    assert [one.span for one in cut if one.kind == "span"] == [first, again.id]
+    exact = known.add(ANSWER, block(40), producer="parrot", origin="output", exact=True)
+    assert exact is not None
+    cut = segment([*SYSTEM, *ANSWER, *MIDDLE, *ANSWER, *MIDDLE, *ANSWER], "critic", known)
+    assert [one.span for one in cut if one.kind == "span"] == [first, exact.id, exact.id]
+    for number in range(9):
+        known.add(ANSWER, block(40), producer=f"agent {number}", origin="output", exact=True)
+    assert sum(len(span.ids) == 40 for span in known.spans()) == 4
+    assert known.nbytes == sum(span.base.nbytes for span in known.spans())
