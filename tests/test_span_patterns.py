@@ -133,4 +133,7 @@ def test_parts_are_the_messages_own_tokens(pattern: Pattern):
     assert [part.message for part in rendered.parts] == [i for i, m in enumerate(messages) if m.content]
     for part in rendered.parts:
         alone = tokenizer(messages[part.message].content, add_special_tokens=False)["input_ids"]
-        assert list(rendered.ids[part.start : part.stop]) == alone
+        found = list(rendered.ids[part.start : part.stop])
+        # A token at either end may merge with what the template puts around the content, and is left out then.
+        whole = [alone[a : len(alone) - b] for a in (0, 1) for b in (0, 1)]
+        assert found in (whole if messages[part.message].role == "tool" else [alone])
