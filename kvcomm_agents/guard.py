@@ -22,8 +22,8 @@ from .errors import StoreError
 from .planner import LADDER
 
 _FLOOR = 1e-5  # KL below this is rounding; keeps logs finite
-_WINDOW = 24  # audits of an agent that are remembered
-_HALF_LIFE = 8  # audits after which a record counts half: maps improve, old records are pessimistic
+_WINDOW = 48  # audits of an agent that are remembered
+_HALF_LIFE = 16  # audits after which a record counts half: maps improve, old records are pessimistic
 _SHRINK = 2.0  # records an agent needs to weigh as much as its rung's level
 _PRIOR_SPREAD = 1.0  # of log KL between requests of one agent, before there is data
 _PRIOR_SLOPES = np.array([0.4, 0.4])
@@ -107,7 +107,7 @@ class Guard:
         return min(len(agents.get(agent, ())) for agents in self._by_agent)
 
     def predict(self, agent: str, rung: int, features: Features) -> float:
-        """Expected mean KL per token, with the standard error of its level added; infinity without data."""
+        """Expected mean KL per token, with half the standard error of its level added; infinity without data."""
         agents = self._by_agent[rung]
         if len(agents.get(agent, ())) < self.min_records:
             return math.inf
@@ -126,8 +126,8 @@ class Guard:
         squares = weights[mine] @ (flat[mine] - level) ** 2 + _SHRINK * _PRIOR_SPREAD**2
         variance = float(squares / (weight + _SHRINK))
         slope = float((features.vector() - center) @ slopes)
-        # The mean of a log-normal, at a level one standard error up.
-        return float(np.exp(level + slope + variance / 2 + math.sqrt(variance / (weight + 1))))
+        # The mean of a log-normal, at a level half a standard error up: requests are many, and their mean is bounded.
+        return float(np.exp(level + slope + variance / 2 + 0.5 * math.sqrt(variance / (weight + 1))))
 
     def decide(self, agent: str, features: Features) -> Decision:
         """The lowest rung whose expected divergence is within the bound; dense if none is."""
