@@ -15,15 +15,17 @@ from langchain_core.tools import BaseTool
 from pydantic import BaseModel, model_validator
 
 from kvcomm_agents._version import __version__
+from kvcomm_agents.asked import to_choice
 from kvcomm_agents.errors import ConfigError
 from kvcomm_agents.extras import require_llguidance
+from kvcomm_agents.settings import SAMPLING
 
 from .answers import Streamed, to_result
 from .messages import to_messages
 from .profile import find_profile
-from .settings import SAMPLING, ChatSettings
+from .settings import ChatSettings
 from .structured import Method, structured
-from .tools import AnyTool, to_choice, to_openai_tools, to_specs
+from .tools import AnyTool, to_openai_tools, to_specs
 
 
 class ChatKVComm(ChatSettings):
@@ -133,7 +135,7 @@ class ChatKVComm(ChatSettings):
         return structured(self, schema, method, strict, include_raw=include_raw)
 
     def _resolve_model_profile(self) -> ModelProfile | None:
-        return find_profile(self.model, self._engine_config().max_context)
+        return find_profile(self.model, self._settings().config().max_context)
 
     def _generate(
         self,

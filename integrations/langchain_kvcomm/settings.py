@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Self
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -11,30 +10,20 @@ from langchain_core.language_models.chat_models import BaseChatModel
 from langchain_core.messages import BaseMessage
 from pydantic import AliasChoices, ConfigDict, Field, SecretStr, model_validator
 
-from kvcomm_agents.config import DType, EngineConfig, ReuseConfig, ReuseMode
-from kvcomm_agents.errors import ConfigError
-from kvcomm_agents.request import Request, SamplingParams
+from kvcomm_agents.config import DType, EngineConfig, ReuseMode
+from kvcomm_agents.request import Request
+from kvcomm_agents.settings import ClientSettings
 
 from .identity import find_agent, find_setting
 from .messages import to_messages
-from .tools import to_constraint, to_specs
+from .tools import to_response_format, to_specs
 
 if TYPE_CHECKING:
     from kvcomm_agents.engine import Engine
 
-SAMPLING = frozenset(field.name for field in fields(SamplingParams)) - {"stop"}
-_TOOL_OPTIONS = frozenset({"tools", "tool_choice", "parallel_tool_calls", "response_format"})
-_CALL_OPTIONS = SAMPLING | _TOOL_OPTIONS | {"model", "reuse", "timeout", "kv_agent", "kv_namespace"}
+_SHARED = tuple(field.name for field in fields(ClientSettings))
 # `stream` is LangChain's own switch, obeyed when a call gets here; answers are always as strict as can be
 _IGNORED = frozenset({"stream", "strict", "ls_structured_output_format"})
-
-
-def engine_for(model: str, config: EngineConfig) -> Engine:
-    """The engine that this process shares for a model and config."""
-    # Imported at the first call, not with this module: it brings torch, and building a chat model must not.
-    from kvcomm_agents.engine import shared_engine
-
-    return shared_engine(model, config)
 
 
 class ChatSettings(BaseChatModel):
@@ -89,14 +78,13 @@ class ChatSettings(BaseChatModel):
     @model_validator(mode="after")
     def _check_now(self) -> Self:
         """Wrong settings fail here, not at the first call."""
-        self._engine_config()
-        self._sampling(None, {})
+        self._settings()
         return self
 
     @property
     def engine(self) -> Engine:
         """The engine behind this model, shared in the process; its weights load when they are needed."""
-        return engine_for(self.model, self._engine_config())
+        return self._settings().engine()
 
     def _prepare(
         self,
@@ -106,41 +94,22 @@ class ChatSettings(BaseChatModel):
         kwargs: dict[str, Any],
     ) -> tuple[Engine, Request]:
         """The engine and the request of one call. `None` in a keyword leaves the constructor's value."""
-        unknown = kwargs.keys() - _CALL_OPTIONS - _IGNORED
-        if unknown:
-            raise ConfigError(
-                f"ChatKVComm does not know {', '.join(sorted(unknown))};"
-                f" a call takes {', '.join(sorted(_CALL_OPTIONS))}"
-            )
-        options = {name: value for name, value in kwargs.items() if value is not None}
-        reuse = options.get("reuse", self.reuse)
-        if reuse is not None:
-            ReuseConfig(mode=reuse)  # refuses an unknown mode
+        options = {name: value for name, value in kwargs.items() if name not in _IGNORED}
         metadata = run_manager.metadata if run_manager else None
-        specs = to_specs(options.get("tools", ()))
-        said = to_messages(messages)
-        if self.prefer_tools:
-            called = bool(said) and said[-1].role == "tool"
-            options = {"parallel_tool_calls": False, "tool_choice": "none" if called else "any", **options}
-        request = Request(
-            messages=said,
-            params=self._sampling(stop, options),
-            agent=find_agent(options.get("kv_agent", self.kv_agent), metadata),
-            namespace=options.get("kv_namespace") or find_setting("kv_namespace", metadata) or self.kv_namespace,
-            reuse=reuse,
-            timeout_s=options.get("timeout", self.timeout),
-            tools=specs,
-            constraint=to_constraint(options, specs, self.max_string),
+        specs = to_specs(options.pop("tools", None) or ())
+        options["response_format"] = to_response_format(options.get("response_format"))
+        options["stop"] = stop
+        settings = self._settings()
+        request = settings.request(
+            to_messages(messages),
+            specs,
+            options,
+            agent=find_agent(None, metadata),
+            namespace=find_setting("kv_namespace", metadata),
             conversation=find_setting("thread_id", metadata),
         )
-        return engine_for(options.get("model", self.model), self._engine_config()), request
+        return settings.engine(options.get("model")), request
 
-    def _sampling(self, stop: Sequence[str] | None, options: Mapping[str, Any]) -> SamplingParams:
-        values = {name: options.get(name, getattr(self, name)) for name in SAMPLING}
-        values = {name: value for name, value in values.items() if value is not None}
-        return SamplingParams(**values, stop=tuple((self.stop if stop is None else stop) or ()))
-
-    def _engine_config(self) -> EngineConfig:
-        config = self.engine_config or EngineConfig.from_env()
-        overrides: dict[str, Any] = {"device": self.device, "dtype": self.dtype}
-        return replace(config, **{name: value for name, value in overrides.items() if value is not None})
+    def _settings(self) -> ClientSettings:
+        values = {name: getattr(self, name) for name in _SHARED if hasattr(self, name)}
+        return ClientSettings(**{**values, "stop": tuple(self.stop or ())})
