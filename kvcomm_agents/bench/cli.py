@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,51 +10,16 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ..errors import ConfigError
+from .console import Count, Data, DTypeName, Json, Model, Names, Plot, Set, model_name, progress, table, writable, write
 
 if TYPE_CHECKING:
     from .chain import Chain
-    from .fidelity import Tell
     from .shift import Phase
     from .team import Agent
 
 bench_app = typer.Typer(
     help="Measure how far reuse diverges from a dense prefill, and what it saves.", no_args_is_help=True
 )
-
-Model = Annotated[str, typer.Option(help="Folder, GGUF file or hub id.")]
-Data = Annotated[
-    Path | None, typer.Option(help="Folder with the question sets; else $KVCOMM_DATA, ../shared/data, the hub.")
-]
-Set = Annotated[str, typer.Option("--set", help="gsm8k, humaneval or mmlu.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]
-Plot = Annotated[Path | None, typer.Option(help="Draw a plot to this file (needs matplotlib).")]
-DTypeName = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
-Names = Annotated[str, typer.Option(help="Which, separated by commas; all if left out.")]
-Count = Annotated[int, typer.Option(min=1)]
-
-
-@contextmanager
-def _progress() -> Iterator[Tell]:
-    """A bar for each stage, on stderr so that output can be piped."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        tasks: dict[str, Any] = {}
-
-        def tell(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = progress.add_task(stage, total=total)
-            progress.update(tasks[stage], completed=done)
-
-        yield tell
-
-
-def _writable(*files: Path | None) -> None:
-    for file in files:
-        if file is not None and not file.parent.is_dir():
-            raise ConfigError(f"no folder {file.parent} to write {file.name} to")
 
 
 def _chain(model: str, dtype: str, agents: Sequence[Agent] | None = None, silent: Sequence[str] = ()) -> Chain:
@@ -73,28 +36,6 @@ def _chosen(names: str) -> tuple[str, ...]:
     from .strategies import NAMES
 
     return tuple(name.strip() for name in names.split(",") if name.strip()) or NAMES
-
-
-def _model_name(chain: Chain) -> str:
-    """What the model calls itself, rather than where it lies."""
-    path = Path(chain.loaded.folder or chain.loaded.name)
-    return path.name if path.is_dir() else chain.loaded.name
-
-
-def _write(report: Mapping[str, Any], json_path: Path | None) -> None:
-    if json_path is not None:
-        json_path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    table = Table(title=title, title_justify="left")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    console = Console()
-    # Written to a file, no terminal says how wide it may be.
-    (console if console.is_terminal else Console(width=120)).print(table)
 
 
 @bench_app.command()
@@ -117,16 +58,16 @@ def fidelity(
         from .fidelity import Setting, measure
         from .plots import plot_fidelity
 
-        _writable(json_path, plot)
+        writable(json_path, plot)
         setting = Setting(tuple(load_questions(questions, warmup + evaluation, data)), warmup, _chosen(strategies))
         chain = _chain(model, dtype)
-        with _progress() as tell:
+        with progress() as tell:
             found = measure(chain, setting, tell=tell)
-        report = {"model": _model_name(chain), "data": questions, **found}
-        _write(report, json_path)
+        report = {"model": model_name(chain.loaded), "data": questions, **found}
+        write(report, json_path)
         if plot is not None:
             plot_fidelity(report, plot)
-        _table(
+        table(
             f"{report['model']}, {questions}: {warmup} + {evaluation} questions",
             ("strategy", "n", "computed", "KL@1", "KL", "median", "p90", "max", "top-1", "EM", "wins"),
             [(name, *_cells(one)) for name, one in report["strategies"].items()],
@@ -171,20 +112,20 @@ def judges(
         from .data import load_questions
         from .judges import JUDGES, contest, judge
 
-        _writable(json_path)
+        writable(json_path)
         texts = load_questions(questions, warmup + evaluation, data)
         chain = _chain(model, dtype, contest(), silent=JUDGES)
-        with _progress() as tell:
+        with progress() as tell:
             found = judge(chain, texts, warmup, _chosen(strategies), tell=tell)
-        report = {"model": _model_name(chain), "data": questions, **found}
-        _write(report, json_path)
+        report = {"model": model_name(chain.loaded), "data": questions, **found}
+        write(report, json_path)
         dense = report["dense_judge"]
         Console().print(
             f"dense judge, answers in order and shuffled: same answer {dense['same_answer']:.0%}, same place"
             f" {dense['same_place']:.0%}, places {dense['places']}",
             highlight=False,
         )
-        _table(
+        table(
             f"{report['model']}, {questions}: picks as the dense judge does",
             ("strategy", "n", "consistency", "in order", "shuffled"),
             [
@@ -253,15 +194,15 @@ def _online(
     from .plots import plot_stream
     from .shift import online
 
-    _writable(json_path, plot)
+    writable(json_path, plot)
     chain = _chain(model, dtype)
-    with _progress() as tell:
+    with progress() as tell:
         found = online(chain, phases, tell=tell)
-    report = {"model": _model_name(chain), "data": data, **found}
-    _write(report, json_path)
+    report = {"model": model_name(chain.loaded), "data": data, **found}
+    write(report, json_path)
     if plot is not None:
         plot_stream(report, plot)
-    _table(
+    table(
         f"{report['model']}, guarded, bound {report['max_divergence']}",
         ("questions", "n", "reused", "computed", "KL", "p90", "max", "audits", "over"),
         [
@@ -285,19 +226,19 @@ def engine(model: Model = "default", dtype: DTypeName = "float32", json_path: Js
     from ..models import load_model
     from .engine import measure_engine
 
-    _writable(json_path)
+    writable(json_path)
     report = measure_engine(load_model(model, dtype=dtype), rounds=rounds)  # type: ignore[arg-type]  # checked there
-    table = Table("prompt", "prefill / transformers", "decode / its best cache", title="Our seconds over theirs")
+    grid = Table("prompt", "prefill / transformers", "decode / its best cache", title="Our seconds over theirs")
     for length, row in report["lengths"].items():
-        table.add_row(length, f"{row['prefill_ratio']:.2f}", f"{row['decode_ratio']:.2f}")
-    Console().print(table)
+        grid.add_row(length, f"{row['prefill_ratio']:.2f}", f"{row['decode_ratio']:.2f}")
+    Console().print(grid)
     hit = report["prefix"]
     Console().print(
         f"{hit['prefix_tokens']} tokens placed, {hit['computed_tokens']} computed: {hit['dense_over_hit']:.1f}x faster"
         f" than dense, {hit['hit_over_floor']:.2f}x its floor of one short forward and the copy",
         highlight=False,
     )
-    _write(report, json_path)
+    write(report, json_path)
 
 
 @bench_app.command()
@@ -312,12 +253,12 @@ def hitpath(
     from ..models import load_model
     from .hitpath import measure_hitpath
 
-    _writable(json_path)
+    writable(json_path)
     loaded = load_model(model, dtype=dtype)  # type: ignore[arg-type]  # checked there
     report = measure_hitpath(loaded, known=known, rounds=rounds)
-    table = Table("prompt", "match", "correct", "assemble", "forward", "dense", "cost / saved", title="Milliseconds")
+    grid = Table("prompt", "match", "correct", "assemble", "forward", "dense", "cost / saved", title="Milliseconds")
     for length, row in report["lengths"].items():
         parts = [f"{1e3 * row[f'{name}_s']:.1f}" for name in ("match", "correct", "assemble", "forward", "dense")]
-        table.add_row(length, *parts, f"{row['overhead_of_saved']:.1%}")
-    Console().print(table)
-    _write(report, json_path)
+        grid.add_row(length, *parts, f"{row['overhead_of_saved']:.1%}")
+    Console().print(grid)
+    write(report, json_path)

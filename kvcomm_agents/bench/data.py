@@ -1,4 +1,4 @@
-"""Questions to measure with: GSM8K, HumanEval and MMLU, from a folder or from the hub."""
+"""Text to measure with, from a folder or from the hub: question sets, passages, and logs of agents at work."""
 
 from __future__ import annotations
 
@@ -23,8 +23,12 @@ class QuestionSet:
     """Where one set of questions comes from, and how a row of it becomes a text."""
 
     file: str
-    hub: tuple[str, str, str]  # name, configuration, split
+    hub: tuple[str, str, str] | None  # name, configuration, split; where it can be loaded as it is
     text: Callable[[Row], str]
+
+
+def _question(row: Row) -> str:
+    return str(row["question"]).strip()
 
 
 def _multiple_choice(row: Row) -> str:
@@ -33,13 +37,16 @@ def _multiple_choice(row: Row) -> str:
 
 
 SETS: dict[str, QuestionSet] = {
-    "gsm8k": QuestionSet("gsm8k.jsonl.gz", ("openai/gsm8k", "main", "test"), lambda row: str(row["question"]).strip()),
+    "gsm8k": QuestionSet("gsm8k.jsonl.gz", ("openai/gsm8k", "main", "test"), _question),
     "humaneval": QuestionSet(
         "humaneval.jsonl.gz",
         ("openai/openai_humaneval", "openai_humaneval", "test"),
         lambda row: f"Complete this Python function.\n{str(row['prompt']).strip()}",
     ),
     "mmlu": QuestionSet("mmlu.jsonl.gz", ("cais/mmlu", "all", "validation"), _multiple_choice),
+    "musique": QuestionSet("musique.jsonl.gz", None, _question),
+    "autogen": QuestionSet("whowhen_autogen.jsonl.gz", None, _question),
+    "magentic": QuestionSet("whowhen_magentic.jsonl.gz", None, _question),
 }
 
 
@@ -55,9 +62,7 @@ def load_questions(name: str, count: int, folder: Path | None = None) -> list[st
     Raises:
         ConfigError: no such set, it is nowhere to be had, is damaged, or holds fewer questions.
     """
-    if name not in SETS:
-        raise ConfigError(f"there is no question set {name!r}; choose one of {', '.join(SETS)}")
-    rows = _rows(name, folder)
+    rows = load_rows(name, folder)
     if len(rows) < count:
         raise ConfigError(f"{count} questions of {name} were asked for and there are {len(rows)}")
     step = len(rows) // count if name == "mmlu" and count else 1
@@ -67,7 +72,14 @@ def load_questions(name: str, count: int, folder: Path | None = None) -> list[st
         raise ConfigError(f"a row of {name} has not the fields of that set: {error!r}") from error
 
 
-def _rows(name: str, folder: Path | None) -> list[Row]:
+def load_rows(name: str, folder: Path | None = None) -> list[Row]:
+    """All rows of a set, as they are.
+
+    Raises:
+        ConfigError: as `load_questions`.
+    """
+    if name not in SETS:
+        raise ConfigError(f"there is no question set {name!r}; choose one of {', '.join(SETS)}")
     named = folder or (Path(os.environ["KVCOMM_DATA"]) if os.environ.get("KVCOMM_DATA") else None)
     where = named or DEFAULT_FOLDER
     file = where / SETS[name].file
@@ -89,8 +101,11 @@ def _read(file: Path) -> list[Row]:
 
 
 def _from_hub(name: str) -> Iterable[Row]:
-    hub, configuration, split = SETS[name].hub
     way_out = f"name a folder that holds {SETS[name].file} with --data or $KVCOMM_DATA"
+    place = SETS[name].hub
+    if place is None:
+        raise ConfigError(f"{name} is not here, and no hub has it in this form; {way_out}")
+    hub, configuration, split = place
     try:
         from datasets import load_dataset  # type: ignore[import-not-found,unused-ignore]
     except ImportError as error:

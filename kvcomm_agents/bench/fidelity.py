@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ..config import ReuseConfig
 from ..errors import ConfigError
 from ..gguf import cache_root
 from .chain import Chain, Instance, append_line, lines
+from .console import Tell, quietly
 from .measure import Row, compare, paired, summary
 from .record import Case, Recorder, dense
 from .replay import Replay
@@ -27,13 +28,6 @@ _DECIDED = (
     *("correction/*.py", "anchors.py", "audit.py", "guard.py", "library.py", "memory.py", "planner.py", "reuse.py"),
     *("segments.py", "spans.py", "bench/measure.py", "bench/replay.py"),
 )
-
-Tell = Callable[[str, int, int], None]
-"""Called with the stage, what is done of it, and how much there is."""
-
-
-def _quiet(stage: str, done: int, total: int) -> None:
-    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +97,7 @@ class Rows:
 
 
 def measure(
-    chain: Chain, setting: Setting, embedder: str | None = None, folder: Path | None = None, tell: Tell = _quiet
+    chain: Chain, setting: Setting, embedder: str | None = None, folder: Path | None = None, tell: Tell = quietly
 ) -> dict[str, Any]:
     """Run what is not on disk yet, and sum it all up.
 

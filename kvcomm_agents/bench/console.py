@@ -1,0 +1,88 @@
+"""What the commands of `kvcomm bench` share: options, a progress bar, tables, and their JSON. Light to import."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ..errors import ConfigError
+
+if TYPE_CHECKING:
+    from ..models import LoadedModel
+
+Tell = Callable[[str, int, int], None]
+"""Called with the stage, what is done of it, and how much there is."""
+
+Model = Annotated[str, typer.Option(help="Folder, GGUF file or hub id.")]
+Data = Annotated[
+    Path | None, typer.Option(help="Folder with the question sets; else $KVCOMM_DATA, ../shared/data, the hub.")
+]
+Set = Annotated[str, typer.Option("--set", help="gsm8k, humaneval or mmlu.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]
+Plot = Annotated[Path | None, typer.Option(help="Draw a plot to this file (needs matplotlib).")]
+DTypeName = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
+Names = Annotated[str, typer.Option(help="Which, separated by commas; all if left out.")]
+Count = Annotated[int, typer.Option(min=1)]
+
+
+def quietly(stage: str, done: int, total: int) -> None:
+    """Tells nobody."""
+
+
+@contextmanager
+def progress() -> Iterator[Tell]:
+    """A bar for each stage, on stderr so that output can be piped."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        tasks: dict[str, Any] = {}
+
+        def tell(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(stage, total=total)
+            progress.update(tasks[stage], completed=done)
+
+        yield tell
+
+
+def writable(*files: Path | None) -> None:
+    """Fail before a long run if one of the files cannot be written.
+
+    Raises:
+        ConfigError: its folder is not there.
+    """
+    for file in files:
+        if file is not None and not file.parent.is_dir():
+            raise ConfigError(f"no folder {file.parent} to write {file.name} to")
+
+
+def write(report: Mapping[str, Any], json_path: Path | None) -> None:
+    """Write a report, if a file was named."""
+    if json_path is not None:
+        json_path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Print one; every column but the first is of numbers."""
+    grid = Table(title=title, title_justify="left")
+    for index, column in enumerate(columns):
+        grid.add_column(column, justify="right" if index else "left", no_wrap=True)
+    for row in rows:
+        grid.add_row(*row)
+    console = Console()
+    # Written to a file, no terminal says how wide it may be.
+    (console if console.is_terminal else Console(width=120)).print(grid)
+
+
+def model_name(loaded: LoadedModel) -> str:
+    """What the model calls itself, rather than where it lies."""
+    path = Path(loaded.folder or loaded.name)
+    return path.name if path.is_dir() else loaded.name
