@@ -19,6 +19,7 @@ from .embedding import Embedder, make_embedder
 from .errors import ContextLengthError, DeviceMemoryError, PromptError, StoreError
 from .generation import Detokenizer, Sampler, StopStrings
 from .job import Job
+from .library import Tagged
 from .memory import Memory
 from .models import LoadedModel
 from .prompt import PromptRenderer, Rendered, agent_name
@@ -72,6 +73,8 @@ class Inference:
         else:
             rendered = Rendered(request.prompt_ids, ())
         ids, cuts = rendered.ids, [edge for part in rendered.parts for edge in (part.start, part.stop)]
+        said = request.messages
+        tagged = [Tagged(one.start, one.stop, tag) for one in rendered.parts for tag in said[one.message].spans]
         room = self.max_context - len(ids)
         if not ids:
             raise PromptError("the prompt is empty; it needs at least one token")
@@ -83,7 +86,7 @@ class Inference:
         matcher = self._matcher(request)
         matching = time.perf_counter()
         agent = request.agent or agent_name(request.messages, ids)
-        choice = self.reuse.choose(ids, agent, request.namespace, request.reuse, cuts)
+        choice = self.reuse.choose(ids, agent, request.namespace, request.reuse, cuts, tagged)
         matched = time.perf_counter()
         max_tokens = min(params.max_tokens or room, room)
         cache = self._with_room(lambda: self.runner.open(len(ids) + min(max_tokens, _FIRST_RESERVE)))
@@ -144,11 +147,15 @@ class Inference:
             rung=running.choice.rung_name,
             predicted_divergence=running.choice.predicted,
             conversation=running.job.request.conversation,
+            spans_found=running.choice.spans_found,
+            span_tokens=running.choice.span_tokens,
             **running.seconds,
         )
         self.reports.append(report)
         logger.info("%s", report)
-        running.job.emit(Completion("".join(running.text), tuple(running.output), running.finished, report))
+        said = running.output[: max(running.cache.length - len(running.ids), 0)]
+        spans = self.reuse.tags(running.choice, said, running.agent, running.job.request.namespace)
+        running.job.emit(Completion("".join(running.text), tuple(running.output), running.finished, report, spans))
         self.release(running)
 
     def release(self, running: Running) -> None:
@@ -188,7 +195,11 @@ class Inference:
         """A namespace's memory, with what an earlier process saved of it if that is whole and of this model."""
         tokenizer = self.loaded.tokenizer
         memory = Memory(
-            self.config.reuse, self.loaded.fingerprint, self._embedder, lambda ids: str(tokenizer.decode(list(ids)))
+            self.config.reuse,
+            self.loaded.fingerprint,
+            self._embedder,
+            lambda ids: str(tokenizer.decode(list(ids))),
+            namespace,
         )
         if self.config.memory_folder is not None:
             folder = self._folder(self.config.memory_folder, namespace)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,15 @@ from .spans import SpanIndex, SpanMatch
 Origin = Literal["output", "prompt"]
 
 _TWINS = 4  # donors of the same words
+
+
+@dataclass(frozen=True, slots=True)
+class Tagged:
+    """Tokens `start:stop` of a prompt are a message that carries the tag of a span."""
+
+    start: int
+    stop: int
+    tag: str
 
 
 @dataclass(eq=False, slots=True)
@@ -57,15 +67,17 @@ class SpanLibrary:
     Args:
         budget: bytes of donor KV.
         min_span: tokens; shorter runs are not kept and not found.
+        scope: what its spans are of: the model and the namespace. Tags of another scope are unknown here.
     """
 
-    def __init__(self, budget: int, min_span: int) -> None:
-        self.budget, self.min_span = budget, min_span
+    def __init__(self, budget: int, min_span: int, scope: str = "") -> None:
+        self.budget, self.min_span, self.scope = budget, min_span, scope
         self.nbytes = 0
         self._index = SpanIndex(window=min(8, min_span), min_span=min_span)
         self._spans: OrderedDict[int, Span] = OrderedDict()
         self._by_content: defaultdict[bytes, list[int]] = defaultdict(list)
         self._texts: defaultdict[str, set[int]] = defaultdict(set)
+        self._tags: dict[str, int] = {}
         self._next = 0
 
     def __len__(self) -> int:
@@ -116,6 +128,8 @@ class SpanLibrary:
         self._spans[span.id] = span
         twins.insert(place, span.id)
         self._index.add(span.id, ids)
+        if origin == "output":
+            self._tags[self.tag(producer, ids)] = span.id
         for agent in {producer, *read} if origin == "prompt" else ():
             self._texts[agent].add(span.id)
         self.nbytes += base.nbytes
@@ -123,9 +137,27 @@ class SpanLibrary:
             self._remove(next(iter(self._spans)))
         return span
 
-    def find(self, ids: Sequence[int], start: int, tagged: Collection[int] = ()) -> list[SpanMatch]:
-        """Known spans in `ids[start:]`, in order, without overlap; those in `tagged` are preferred."""
-        matches = self._index.find(ids, start, tagged)
+    def tag(self, producer: str, ids: Sequence[int]) -> str:
+        """The name, for messages to carry, of what an agent wrote: the same wherever and whenever it is made."""
+        content = np.asarray(ids, dtype="<i8").tobytes()
+        return hashlib.blake2b(f"{self.scope}\0{producer}\0".encode() + content, digest_size=12).hexdigest()
+
+    def pin(self, ids: Sequence[int], tagged: Sequence[Tagged]) -> list[SpanMatch]:
+        """Messages that are, token by token, the span they are tagged with, in order. Other tags mean nothing."""
+        pins: list[SpanMatch] = []
+        for one in sorted(tagged, key=lambda one: one.start):
+            span = self._tags.get(one.tag)
+            if span is not None and (not pins or pins[-1].stop <= one.start):
+                match = self._index.align(ids, one.start, one.stop, span)
+                if match is not None:
+                    pins.append(match)
+        return pins
+
+    def find(
+        self, ids: Sequence[int], start: int, prefer: Collection[int] = (), pinned: Sequence[SpanMatch] = ()
+    ) -> list[SpanMatch]:
+        """Known spans in `ids[start:]`, in order, without overlap; `prefer` and `pinned` as in `SpanIndex.find`."""
+        matches = self._index.find(ids, start, prefer, pinned)
         for match in matches:
             self._spans.move_to_end(match.span)
         return matches
@@ -154,6 +186,8 @@ class SpanLibrary:
 
     def _remove(self, span: int) -> None:
         gone = self._spans.pop(span)
+        if gone.origin == "output":
+            self._tags.pop(self.tag(gone.producer, gone.ids.tolist()), None)
         for agent in (gone.producer, *gone.read):
             self._texts[agent].discard(span)
         twins = self._by_content[gone.ids.tobytes()]

@@ -18,7 +18,7 @@ from .correction.token_knn import TokenKnnCorrector
 from .embedding import Embedder
 from .guard import Features, Guard
 from .kv import KVBlock
-from .library import Span, SpanLibrary
+from .library import Span, SpanLibrary, Tagged
 from .proposal import Prepared, Proposal, distance, features_of, pick
 from .segments import Segment, after, competing, segment
 
@@ -68,12 +68,14 @@ class Memory:
         fingerprint: of the model and its tokenizer; what another one learned is refused.
         embedder: names anchors; called off the critical path.
         decode: token ids -> text, for the embedder.
+        namespace: its name.
     """
 
     config: ReuseConfig
     fingerprint: str
     embedder: Callable[[], Embedder]
     decode: Callable[[Sequence[int]], str]
+    namespace: str = "default"
     library: SpanLibrary = field(init=False)
     pool: AnchorPool = field(init=False)
     linear: LinearCorrector = field(init=False)
@@ -84,20 +86,22 @@ class Memory:
     _prepared: OrderedDict[tuple[int, Slot], Prepared] = field(default_factory=OrderedDict)
 
     def __post_init__(self) -> None:
-        self.library = SpanLibrary(self.config.span_bytes, self.config.min_span)
+        scope = f"{self.fingerprint}\0{self.namespace}"
+        self.library = SpanLibrary(self.config.span_bytes, self.config.min_span, scope)
         self.pool = AnchorPool(self.config.anchor_bytes, self.fingerprint)
         self.linear = LinearCorrector()
         self.second = TokenKnnCorrector()
         self.guard = Guard(self.config.max_divergence)
 
     def propose(
-        self, ids: Sequence[int], agent: str, start: int, cuts: Sequence[int] = (), tagged: Sequence[int] = ()
+        self, ids: Sequence[int], agent: str, start: int, cuts: Sequence[int] = (), tagged: Sequence[Tagged] = ()
     ) -> Proposal:
         """What could be placed in `ids[start:]`; `cuts` and `tagged` as in `segment`."""
         whole = segment(ids, agent, self.library, cuts, tagged)
         segments = after(whole, start)
         blocks, features = self.blocks(agent, segments)
-        return Proposal(segments, blocks, features, competing(whole, self.library))
+        found = [one.tokens for one in whole if one.kind == "span"]
+        return Proposal(segments, blocks, features, competing(whole, self.library), len(found), sum(found))
 
     def blocks(self, agent: str, segments: Sequence[Segment]) -> tuple[dict[int, KVBlock], Features | None]:
         """The KV to place for each segment that has any, by its index, and what the guard wants to know."""

@@ -32,12 +32,15 @@ class Proposal:
         blocks: what to place, by index of the segment.
         features: for the guard; `None` if nothing could be placed.
         judge: the prompt holds competing answers.
+        spans_found, span_tokens: what others wrote that was found in the whole prompt.
     """
 
     segments: tuple[Segment, ...]
     blocks: dict[int, KVBlock]
     features: Features | None
     judge: bool
+    spans_found: int = 0
+    span_tokens: int = 0
 
 
 def pick(block: KVBlock, tokens: Tensor) -> KVBlock:

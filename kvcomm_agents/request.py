@@ -21,12 +21,14 @@ class Message:
         content: the text, exactly as the app composed it.
         name: who said it; kept out of the text unless the template asks for it.
         extra: further keys that the model's chat template may read (`tool_calls`, `tool_call_id`).
+        spans: what `Completion.spans` said when this message was an answer. Only a hint: what stands here decides.
     """
 
     role: str
     content: str
     name: str | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    spans: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +158,10 @@ class TextChunk:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The whole answer of one request."""
+    """The whole answer of one request; `spans` are the tags of what was kept of it, for `Message.spans`."""
 
     text: str
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
     report: RequestReport
+    spans: tuple[str, ...] = ()

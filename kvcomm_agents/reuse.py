@@ -16,9 +16,11 @@ from .cache import PlanCache
 from .config import ReuseConfig, ReuseMode
 from .guard import AuditRecord, Features
 from .kv import KVBlock
+from .library import Tagged
 from .memory import Memory
 from .plan import Placed, PrefillPlan
 from .planner import LADDER, corrected_plan, prefix_plan, prefix_runs
+from .proposal import Proposal
 from .runner import Runner
 from .segments import Segment, after, segment
 from .store import KVStore
@@ -43,7 +45,9 @@ class Choice:
         features: what the guard went by.
         predicted: mean KL per token it expects.
         cuts: where its messages begin and end.
+        tagged: which of them carry the tag of a span.
         audited: the request's distributions are to be kept for an audit or a trial.
+        spans_found, span_tokens: what others wrote that was found in the prompt.
     """
 
     plan: PrefillPlan
@@ -52,8 +56,11 @@ class Choice:
     features: Features | None = None
     predicted: float = 0.0
     cuts: tuple[int, ...] = ()
+    tagged: tuple[Tagged, ...] = ()
     audited: bool = False
     learns: bool = False
+    spans_found: int = 0
+    span_tokens: int = 0
 
     @property
     def rung_name(self) -> str:
@@ -118,7 +125,7 @@ class Reuse:
         namespace: str,
         mode: ReuseMode | None,
         cuts: Sequence[int] = (),
-        tagged: Sequence[int] = (),
+        tagged: Sequence[Tagged] = (),
     ) -> Choice:
         """How to prefill a prompt.
 
@@ -128,37 +135,52 @@ class Reuse:
             namespace: the only one anything is taken from.
             mode: overrides the configured mode.
             cuts: where its messages begin and end.
-            tagged: spans the caller says are in it.
+            tagged: messages in it that carry the tag of a span.
         """
         mode = mode or self.config.mode
         if mode == "off":
             return Choice(prefix_plan(len(ids), []))
         if mode == "exact" or not self._learns:
-            return self._exact(ids, namespace, cuts)
+            choice = self._exact(ids, namespace)
+        else:
+            prefix = self._prefix(ids, namespace, exact=False)
+            start = prefix[-1].stop if prefix else 0
+            proposal = self.memory(namespace).propose(ids, agent, start, cuts, tagged)
+            choice = self._decide(ids, agent, namespace, mode, prefix, proposal)
+            choice = replace(choice, spans_found=proposal.spans_found, span_tokens=proposal.span_tokens)
+        return replace(choice, cuts=tuple(cuts), tagged=tuple(tagged))
+
+    def _decide(
+        self,
+        ids: Sequence[int],
+        agent: str,
+        namespace: str,
+        mode: ReuseMode,
+        prefix: Sequence[Placed],
+        proposal: Proposal,
+    ) -> Choice:
         memory = self.memory(namespace)
-        prefix = self._prefix(ids, namespace, exact=False)
-        proposal = memory.propose(ids, agent, prefix[-1].stop if prefix else 0, cuts, tagged)
         if agent in self.config.exact_agents or (proposal.judge and self.config.exact_judges):
-            return self._exact(ids, namespace, cuts)
+            return self._exact(ids, namespace)
         tainted = any(not run.exact for run in prefix)
         if proposal.features is None and not tainted:
-            return self._exact(ids, namespace, cuts)
+            return self._exact(ids, namespace)
         features = proposal.features or Features()
         if mode == "corrected" and features.examples < _EXAMPLES and not tainted:
-            return self._exact(ids, namespace, cuts)
+            return self._exact(ids, namespace)
         if mode == "corrected":
             rung, predicted, novel = 0, memory.guard.predict(agent, 0, features), False
         else:
             decision = memory.guard.decide(agent, features)
             if decision.rung is None:
                 tried = self._random.random() < _TRIED
-                return replace(self._exact(ids, namespace, cuts), audited=tried)
+                return replace(self._exact(ids, namespace), audited=tried)
             rung, predicted, novel = decision.rung, decision.predicted, decision.novel
         plan = corrected_plan(len(ids), prefix, proposal.segments, proposal.blocks, LADDER[rung], self.config.min_span)
         if plan.is_exact:
-            return self._exact(ids, namespace, cuts)
+            return self._exact(ids, namespace)
         audited = novel or self._random.random() < self._audit_chance(namespace, agent)
-        return Choice(plan, rung, proposal.segments, proposal.features, predicted, tuple(cuts), audited, learns=True)
+        return Choice(plan, rung, proposal.segments, proposal.features, predicted, audited=audited, learns=True)
 
     def remember(
         self,
@@ -190,7 +212,7 @@ class Reuse:
         memory = self.memory(namespace)
         prefix = [run for run in choice.plan.placed if run.exact]
         # New text is a span as a whole, also where its first tokens happen to be in the prefix store.
-        whole = segment(ids, agent, memory.library, choice.cuts)
+        whole = segment(ids, agent, memory.library, choice.cuts, choice.tagged)
         segments = choice.segments
         if segments is None:
             segments = after(whole, prefix[-1].stop if prefix else 0)
@@ -207,6 +229,12 @@ class Reuse:
         spans = memory.register(agent, whole, known, len(ids), capture, exact=exact)
         self.urgent.append(lambda: memory.foresee(spans))
 
+    def tags(self, choice: Choice, said: Sequence[int], agent: str, namespace: str) -> tuple[str, ...]:
+        """Tags of the spans that `remember` will make of an answer, of which the KV of `said` is known."""
+        if not choice.learns or len(said) < self.config.min_span:
+            return ()
+        return (self.memory(namespace).library.tag(agent, said),)
+
     def wants_logits(self, choice: Choice, agent: str, namespace: str) -> bool:
         """Whether the distributions of a request should be kept: it will be tried or audited."""
         if not choice.learns:
@@ -222,9 +250,8 @@ class Reuse:
         young = self.config.audit_share > 0 and audits < _ALL_AUDITED
         return 1.0 if young else self.config.audit_share * (1 + _YOUNG / (5 + audits))
 
-    def _exact(self, ids: Sequence[int], namespace: str, cuts: Sequence[int]) -> Choice:
-        plan = prefix_plan(len(ids), self._prefix(ids, namespace, exact=True))
-        return Choice(plan, cuts=tuple(cuts), learns=self._learns)
+    def _exact(self, ids: Sequence[int], namespace: str) -> Choice:
+        return Choice(prefix_plan(len(ids), self._prefix(ids, namespace, exact=True)), learns=self._learns)
 
     def _prefix(self, ids: Sequence[int], namespace: str, *, exact: bool) -> list[Placed]:
         return prefix_runs(self.store.match(namespace, ids[:-1], exact=exact), self.config.min_prefix)

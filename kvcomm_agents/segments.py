@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from .correction.base import Slot
-from .library import Span, SpanLibrary
+from .library import Span, SpanLibrary, Tagged
 from .spans import SpanMatch
 
 Kind = Literal["new", "static", "span"]
@@ -51,7 +51,7 @@ def segment(
     agent: str,
     library: SpanLibrary,
     cuts: Sequence[int] = (),
-    tagged: Sequence[int] = (),
+    tagged: Sequence[Tagged] = (),
 ) -> tuple[Segment, ...]:
     """Cut a prompt into segments, in order and without gaps.
 
@@ -60,20 +60,21 @@ def segment(
         agent: whose prompt.
         library: the spans of its namespace.
         cuts: where messages begin and end: new text is cut there, so that each message is a span of its own.
-        tagged: spans the caller says are in there; preferred where they are.
+        tagged: messages that carry the tag of a span: they are that span as far as their tokens are.
     """
     found: list[Segment] = []
     seen: Counter[str] = Counter()
     told: Counter[int] = Counter()
     at = 0
     # An answer may repeat what stands in every prompt: there it is the prompt's own text all the same.
-    for match in library.find(ids, 0, {*tagged, *library.texts_of(agent)}):
+    pins = library.pin(ids, tagged)
+    for match in library.find(ids, 0, {*(pin.span for pin in pins), *library.texts_of(agent)}, pins):
         if match.start > at:
             found += _new(at, match.start, cuts)
         # The same words once more are, in a transcript, those of who said them next.
         words = library.twin(match.span, 0)
         told[words] += match.offset <= 1  # else it goes on where it was interrupted
-        span = library.twin(match.span, max(told[words] - 1, 0))
+        span = match.span if match in pins else library.twin(match.span, max(told[words] - 1, 0))
         for first, stop, own in _parts(match, library[span], agent):
             offset, slot = match.offset + first - match.start, None
             if not own:

@@ -24,6 +24,7 @@ Ids = NDArray[np.int32]
 
 _BASE = 0x9E3779B97F4A7C15  # odd, so that powers of it never vanish modulo 2**64
 _BITS = 32  # a place is `span << _BITS | offset`
+_HEADS = ((0, 0), (1, 1), (0, 1), (1, 0), (2, 2), (1, 2), (2, 1))  # first tokens that may be split in another way
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,27 @@ class SpanIndex:
             else:
                 self._places[gram] = left[0] if len(left) == 1 else left
 
-    def find(self, ids: Sequence[int] | Ids, start: int = 0, prefer: Collection[int] = ()) -> list[SpanMatch]:
+    def align(self, ids: Sequence[int] | Ids, start: int, stop: int, span: int) -> SpanMatch | None:
+        """The run of a span that `ids[start:stop]` begins with, a token or two at the very beginning aside.
+
+        `None` if it is shorter than `min_span`: what stands there was changed.
+        """
+        array = np.array(ids[start:stop], dtype=np.int32)
+        raw, known = array.tobytes(), self._spans[span]
+        for at, offset in _HEADS:
+            if at < len(array) and offset < len(known.ids):
+                tokens = _agreeing_after(raw, array, at, known, offset)
+                if tokens >= self.min_span:
+                    return SpanMatch(start + at, start + at + tokens, span, offset)
+        return None
+
+    def find(
+        self,
+        ids: Sequence[int] | Ids,
+        start: int = 0,
+        prefer: Collection[int] = (),
+        pinned: Sequence[SpanMatch] = (),
+    ) -> list[SpanMatch]:
         """Known runs in a prompt: not overlapping, in prompt order, each at least `min_span` tokens.
 
         The longest run wins where several compete, and the others keep what it leaves them. Among
@@ -127,12 +148,15 @@ class SpanIndex:
             ids: token ids of the prompt.
             start: nothing before this token is matched.
             prefer: ids of spans that the caller knows to be in the prompt.
+            pinned: matches that the caller has made already, at or after `start`, in prompt order,
+                not overlapping. They are returned with what is found around them.
         """
         array = np.asarray(ids, dtype=np.int32)[start:]
         if len(array) < self.min_span or not self._spans:
             return []
         preferred = frozenset(prefer)
-        chosen = self._choose(self._runs(np.ascontiguousarray(array)), preferred)
+        pins = [SpanMatch(m.start - start, m.stop - start, m.span, m.offset) for m in pinned]
+        chosen = self._choose(self._runs(np.ascontiguousarray(array)), preferred, pins)
         return [SpanMatch(m.start + start, m.stop + start, m.span, m.offset) for m in chosen]
 
     def _grams(self, ids: Ids) -> list[int]:
@@ -185,7 +209,9 @@ class SpanIndex:
             if opened and outside:
                 closing = at + 4 * window
 
-    def _choose(self, runs: Iterator[SpanMatch], preferred: frozenset[int]) -> list[SpanMatch]:
+    def _choose(
+        self, runs: Iterator[SpanMatch], preferred: frozenset[int], pins: Sequence[SpanMatch]
+    ) -> list[SpanMatch]:
         def ranked(run: SpanMatch) -> tuple[int, bool, bool, int, int, int, SpanMatch]:
             known, length = self._spans[run.span], run.stop - run.start
             tagged, whole = run.span in preferred, length == len(known.ids)
@@ -195,8 +221,8 @@ class SpanIndex:
 
         waiting = [ranked(run) for run in runs]
         heapq.heapify(waiting)
-        starts: list[int] = []  # of `chosen`, both in prompt order
-        chosen: list[SpanMatch] = []
+        chosen = list(pins)
+        starts = [run.start for run in chosen]  # both in prompt order
         while waiting:
             run = heapq.heappop(waiting)[-1]
             index = bisect_left(starts, run.start)

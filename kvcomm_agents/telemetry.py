@@ -18,6 +18,8 @@ class RequestReport:
     submission to the first token and `total_s` to the last, so both count waiting.
     `rung` says how much was computed (`exact`, `dense`, or a rung of the ladder) and
     `predicted_divergence` what the guard expected of it, mean KL per token in nats.
+    `spans_found` and `span_tokens` count what others wrote that was found in the prompt, placed or not; 0
+    where it was not looked for, in exact mode.
     """
 
     agent: str
@@ -37,6 +39,8 @@ class RequestReport:
     rung: str = "exact"
     predicted_divergence: float = 0.0
     conversation: str | None = None
+    spans_found: int = 0
+    span_tokens: int = 0
 
     @property
     def placed_tokens(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from langchain_core.messages import (
@@ -50,7 +50,18 @@ def _to_message(message: BaseMessage) -> Message:
         role = ROLES.get(message.role, message.role)
     else:
         raise PromptError(f"a {type(message).__name__} cannot be part of a prompt")
-    return Message(role=role, content=content_text(message.content, role), name=message.name, extra=extra)
+    text = content_text(message.content, role)
+    return Message(role=role, content=text, name=message.name, extra=extra, spans=_spans(message))
+
+
+def _spans(message: BaseMessage) -> tuple[str, ...]:
+    """Tags that the message carries since it was an answer of ours, whatever the app made of it."""
+    for carrier in (message.response_metadata, message.additional_kwargs):
+        report = carrier.get("kvcomm")
+        spans = report.get("spans") if isinstance(report, Mapping) else None
+        if isinstance(spans, list | tuple):
+            return tuple(span for span in spans if isinstance(span, str))
+    return ()
 
 
 def to_usage(completion: Completion) -> UsageMetadata:
@@ -65,10 +76,11 @@ def to_usage(completion: Completion) -> UsageMetadata:
 
 
 def to_response_metadata(answer: Answer, model: str) -> dict[str, Any]:
-    """What the reply carries beside its text; the engine's whole report is under `kvcomm`."""
+    """What the reply carries beside its text: under `kvcomm` the engine's whole report and the tags of its spans."""
+    completion = answer.completion
     return {
         "model_name": model,
         "model_provider": "kvcomm",
         "finish_reason": answer.finish_reason,
-        "kvcomm": answer.completion.report.as_dict(),
+        "kvcomm": {**completion.report.as_dict(), "spans": list(completion.spans)},
     }

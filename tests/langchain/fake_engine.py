@@ -105,7 +105,8 @@ class FakeEngine:
             namespace=request.namespace,
         )
         chunks = [TextChunk(piece, (i,)) for i, piece in enumerate(pieces)]
-        return chunks, Completion("".join(pieces), tuple(range(len(pieces))), report.finish_reason, report)
+        spans = (f"span of {text}",)
+        return chunks, Completion("".join(pieces), tuple(range(len(pieces))), report.finish_reason, report, spans)
 
 
 def _say(request: Request, heard: str) -> str:

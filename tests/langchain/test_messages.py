@@ -78,3 +78,25 @@ def test_what_is_not_text_is_refused(block: dict[str, Any]) -> None:
 def test_a_message_that_says_nothing_is_refused() -> None:
     with pytest.raises(PromptError, match="RemoveMessage"):
         to_messages([RemoveMessage(id="1")])
+
+
+SPANS = {"kvcomm": {"prompt_tokens": 3, "spans": ["a1", "b2"]}}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        AIMessage("a", response_metadata=SPANS),
+        AIMessage("edited", response_metadata=SPANS, name="writer"),
+        HumanMessage("a", response_metadata=SPANS),
+        HumanMessage("a", additional_kwargs=SPANS),
+        ToolMessage("a", tool_call_id="c1", response_metadata=SPANS),
+    ],
+)
+def test_tags_of_spans_come_back_in_any_role(message: BaseMessage) -> None:
+    assert to_messages([message])[0].spans == ("a1", "b2")
+
+
+@pytest.mark.parametrize("report", [None, "x", {}, {"spans": None}, {"spans": "a1"}, {"spans": [1, {}]}])
+def test_metadata_of_another_form_is_ignored(report: Any) -> None:
+    assert to_messages([AIMessage("a", response_metadata={"kvcomm": report})])[0].spans == ()
