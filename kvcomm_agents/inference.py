@@ -6,7 +6,7 @@ import hashlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -172,6 +172,11 @@ class Inference:
             )
         finally:
             self.runner.close(running.cache)
+
+    def expect(self, texts: Sequence[str], namespace: str) -> None:
+        """Have what is known of texts corrected for its likely readers, before a prompt asks for it."""
+        for text in texts:
+            self.reuse.expect(self.loaded.tokenizer(text, add_special_tokens=False)["input_ids"], namespace)
 
     def forget(self, namespace: str | None = None) -> None:
         """Drop what a namespace has stored and learned, or all of it."""

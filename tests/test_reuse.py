@@ -184,6 +184,29 @@ def test_what_was_learned_survives_the_process(
     damaged.close()
 
 
+def test_what_is_expected_is_corrected_before_a_prompt_holds_it(corrected: Engine) -> None:
+    for question in QUESTIONS[:4]:
+        first, critic = chain(corrected, question)
+    assert corrected._worker.inference is not None
+    memory = corrected._worker.inference.reuse.memory("default")
+    assert not [key for key in memory._prepared if key[1].agent == "critic"], "learning made them stale"
+    known = len(memory.library)
+    corrected.expect([f"A report. {first.text}", "words that nobody has said or read before"])
+    corrected.expect([first.text], namespace="another")
+    corrected.settle()
+    assert [key for key in memory._prepared if key[1].agent == "critic"]
+    assert len(memory.library) == known
+    assert "another" not in corrected._worker.inference.reuse._memories
+    assert critic.report.spans_found > 0
+
+
+def test_exact_engines_expect_nothing(engine: Engine) -> None:
+    engine.expect(["before the first request"])
+    call(engine, "solver", "hello")
+    engine.expect(["a text that is long enough to be a span"])
+    assert engine.settle(10)
+
+
 def test_saving_needs_a_folder(corrected: Engine) -> None:
     with pytest.raises(ConfigError, match="memory_folder"):
         corrected.save()

@@ -1,4 +1,4 @@
-"""kvcomm-agents for LangChain and LangGraph: one chat model, `ChatKVComm`."""
+"""kvcomm-agents for LangChain and LangGraph: one chat model, `ChatKVComm`, and what goes with it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ except ImportError as error:
     ) from error
 
 from .chat_models import ChatKVComm
+from .intercept import intercept
 from .register import register
 
-__all__ = ["ChatKVComm", "register"]
+__all__ = ["ChatKVComm", "intercept", "register"]

@@ -34,12 +34,16 @@ class FakeEngine:
         self.call_format = PLAIN
         self.requests: list[Request] = []
         self.cancelled: list[Request] = []
+        self.expected: list[tuple[int, str, list[str]]] = []  # after how many requests
         self._lock = threading.Lock()
         self._seen: dict[str, list[list[str]]] = {}
 
     def settle(self, timeout_s: float | None = None) -> bool:
         """Nothing is ever put off."""
         return True
+
+    def expect(self, texts: Sequence[str], namespace: str = "default") -> None:
+        self.expected.append((len(self.requests), namespace, list(texts)))
 
     def generate(self, request: Request) -> Completion:
         return self._answer(request)[1]

@@ -17,6 +17,7 @@ def test_snippets(capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, Any] = {"__name__": "docs"}  # annotations in a snippet are looked up in its module
     for code in re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE):
         exec(compile(code, PAGE.name, "exec"), names)
+    names["watch"].close()
     said = capsys.readouterr().out
     for word in ("cache_read", "prompt_tokens", "'name': 'add'", "capital=", "tenant-a 1 writer"):
         assert word in said
