@@ -14,6 +14,7 @@ import asyncio
 import atexit
 import queue
 import threading
+import time
 import weakref
 from collections.abc import AsyncIterator, Iterator, Sequence
 from functools import cached_property
@@ -28,7 +29,7 @@ from .models import LoadedModel, load_model, load_tokenizer
 from .prompt import PromptRenderer
 from .request import Completion, Message, Request, TextChunk, ToolSpec
 from .store import StoreStats
-from .telemetry import RequestReport
+from .telemetry import Observer, RequestReport, Telemetry, finish_reason_of
 from .toolformat import CallFormat
 from .worker import Worker
 
@@ -49,6 +50,7 @@ class Engine:
         self.config = config
         self.name = model if isinstance(model, str) else model.name
         self._loaded = None if isinstance(model, str) else model
+        self._telemetry = Telemetry()
         self._worker = Worker(self._make, config.max_concurrent, self.name)
         self._close_at_exit = weakref.WeakMethod(self.close)
         atexit.register(_call, self._close_at_exit)
@@ -59,7 +61,7 @@ class Engine:
         Raises:
             EngineClosedError: after `close`.
         """
-        job = Job(request, sink)
+        job = Job(request, lambda event: self._tell(job, sink, event))
         self._worker.submit(job)
         return job
 
@@ -161,9 +163,17 @@ class Engine:
 
     @property
     def reports(self) -> tuple[RequestReport, ...]:
-        """Reports of the last requests, oldest first."""
-        inference = self._worker.inference
-        return tuple(inference.reports) if inference else ()
+        """Reports of the last requests, failed ones too, oldest first."""
+        return self._telemetry.reports
+
+    def observe(self, observer: Observer) -> None:
+        """Tell an observer of every request and audit from now on: an exporter, or your own."""
+        self._telemetry.observe(observer)
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue that the worker has not taken yet."""
+        return self._worker.waiting
 
     @property
     def stats(self) -> StoreStats:
@@ -195,13 +205,34 @@ class Engine:
     def close(self) -> None:
         """Stop the worker and free what it holds. Weights shared with other engines stay."""
         self._worker.close()
+        self._telemetry.close()
         atexit.unregister(self._close_at_exit)
         with _registry_lock:
             for key in [key for key, engine in _registry.items() if engine is self]:
                 del _registry[key]
 
     def _make(self) -> Inference:
-        return Inference(self.load(), self.config)
+        return Inference(self.load(), self.config, self._telemetry)
+
+    def _tell(self, job: Job, sink: Sink, event: Event) -> None:
+        if isinstance(event, BaseException):
+            total_s = time.perf_counter() - job.submitted
+            self._telemetry.request(
+                RequestReport(
+                    agent=job.request.agent or "",
+                    prompt_tokens=0,
+                    computed_tokens=0,
+                    total_s=total_s,
+                    started_at=time.time() - total_s,
+                    finish_reason=finish_reason_of(event),
+                    namespace=job.request.namespace,
+                    rung="none",
+                    conversation=job.request.conversation,
+                    model=self.name,
+                    error=f"{type(event).__name__}: {event}",
+                )
+            )
+        sink(event)
 
 
 _registry: dict[tuple[str, EngineConfig], Engine] = {}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -28,7 +27,8 @@ from .reuse import Reuse
 from .runner import Runner
 from .running import Running
 from .store import KVStore
-from .telemetry import RequestReport
+from .telemetry import RequestReport, Telemetry
+from .tokenruns import token_runs
 
 logger = logging.getLogger(__name__)
 
@@ -43,19 +43,19 @@ class Inference:
     Args:
         loaded: the model.
         config: budgets and policy.
+        telemetry: told of every answer and audit.
     """
 
-    def __init__(self, loaded: LoadedModel, config: EngineConfig) -> None:
-        self.loaded, self.config = loaded, config
+    def __init__(self, loaded: LoadedModel, config: EngineConfig, telemetry: Telemetry | None = None) -> None:
+        self.loaded, self.config, self.telemetry = loaded, config, telemetry or Telemetry()
         self._made_embedder: Embedder | None = None
         self.runner = Runner(loaded.model)
         if config.reuse.mode == "corrected":
             self.runner.layout.require_movable()
         self.store = KVStore(self.runner.device, config.device_cache_bytes, config.host_cache_bytes)
-        self.reuse = Reuse(self.runner, self.store, config.reuse, self._remembered)
+        self.reuse = Reuse(self.runner, self.store, config.reuse, self._remembered, self.telemetry.audit)
         self.renderer = PromptRenderer(loaded.tokenizer)
         self.max_context = max_context(loaded, config)
-        self.reports: deque[RequestReport] = deque(maxlen=1000)
         eos = loaded.model.generation_config.eos_token_id if loaded.model.generation_config else None
         eos = loaded.tokenizer.eos_token_id if eos is None else eos
         self._eos = frozenset([eos] if isinstance(eos, int) else eos or ())
@@ -105,6 +105,7 @@ class Inference:
                 eos=self._eos,
                 seconds={
                     "queue_s": started - job.submitted,
+                    "render_s": matching - started,
                     "match_s": matched - matching,
                     "assemble_s": result.assemble_s,
                     "prefill_s": result.forward_s,
@@ -134,6 +135,7 @@ class Inference:
             raise RuntimeError("finish() before the request has finished")
         if not running.stops.hit:
             running.tell(running.stops.push(running.detokenizer.flush()) + running.stops.flush())
+        total_s = time.perf_counter() - running.job.submitted
         report = RequestReport(
             agent=running.agent,
             prompt_tokens=len(running.ids),
@@ -141,7 +143,8 @@ class Inference:
             placed_exact_tokens=running.choice.plan.placed_tokens(exact=True),
             placed_corrected_tokens=running.choice.plan.placed_tokens(exact=False),
             output_tokens=len(running.output),
-            total_s=time.perf_counter() - running.job.submitted,
+            total_s=total_s,
+            started_at=time.time() - total_s,
             finish_reason=running.finished,
             namespace=running.job.request.namespace,
             rung=running.choice.rung_name,
@@ -149,10 +152,12 @@ class Inference:
             conversation=running.job.request.conversation,
             spans_found=running.choice.spans_found,
             span_tokens=running.choice.span_tokens,
+            model=self.loaded.name,
+            error="",
+            runs=token_runs(running.choice.plan, running.choice.seen, running.agent),
             **running.seconds,
         )
-        self.reports.append(report)
-        logger.info("%s", report)
+        self.telemetry.request(report)
         said = running.output[: max(running.cache.length - len(running.ids), 0)]
         spans = self.reuse.tags(running.choice, said, running.agent, running.job.request.namespace)
         running.job.emit(Completion("".join(running.text), tuple(running.output), running.finished, report, spans))

@@ -24,12 +24,14 @@ class Placed:
     Args:
         exact: the KV equals what a dense prefill of this very prompt gives. Anything else is
             approximate, and so is every token computed after it.
+        source: the agent in whose context the KV was computed, for reports.
     """
 
     start: int
     stop: int
     block: KVBlock
     exact: bool
+    source: str = ""
 
 
 Run = Computed | Placed

@@ -45,7 +45,7 @@ def prefix_runs(hits: Sequence[Hit], min_prefix: int) -> list[Placed]:
     runs, tainted = list[Placed](), False
     for hit in hits:
         tainted = tainted or hit.tainted
-        runs.append(Placed(hit.start, hit.stop, hit.block, exact=not tainted))
+        runs.append(Placed(hit.start, hit.stop, hit.block, exact=not tainted, source=hit.agent))
     return runs
 
 

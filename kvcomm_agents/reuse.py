@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -24,8 +23,7 @@ from .proposal import Proposal
 from .runner import Runner
 from .segments import Segment, after, segment
 from .store import KVStore
-
-logger = logging.getLogger(__name__)
+from .telemetry import AuditReport
 
 _TRIED = 0.5  # share of requests that the guard declined that are tried: it may have become too careful
 _ALL_AUDITED = 16  # reused requests of an agent before only a share is audited; as many as the published pool holds
@@ -47,7 +45,9 @@ class Choice:
         cuts: where its messages begin and end.
         tagged: which of them carry the tag of a span.
         audited: the request's distributions are to be kept for an audit or a trial.
+        learns: it may be learned from.
         spans_found, span_tokens: what others wrote that was found in the prompt.
+        seen: segments of the prompt as far as anybody looked, for reports.
     """
 
     plan: PrefillPlan
@@ -61,6 +61,7 @@ class Choice:
     learns: bool = False
     spans_found: int = 0
     span_tokens: int = 0
+    seen: tuple[Segment, ...] = ()
 
     @property
     def rung_name(self) -> str:
@@ -78,6 +79,7 @@ class Reuse:
         store: the prefix store.
         config: the policy.
         make_memory: a namespace's memory, made when the namespace is first used.
+        on_audit: told of every audit of a reused request.
     """
 
     def __init__(
@@ -86,13 +88,14 @@ class Reuse:
         store: KVStore,
         config: ReuseConfig,
         make_memory: Callable[[str], Memory],
+        on_audit: Callable[[AuditReport], None] = lambda report: None,
     ) -> None:
         self.runner, self.store, self.config = runner, store, config
         self.urgent: deque[Callable[[], None]] = deque()
         """Work the next request is likely to need: corrections of what was just produced."""
         self.backlog: deque[Callable[[], None]] = deque()
         """Work for idle time, oldest first, in pieces no longer than a forward pass: trials, audits, learning."""
-        self._make_memory = make_memory
+        self._make_memory, self.on_audit = make_memory, on_audit
         self._memories: dict[str, Memory] = {}
         self._learns = config.learns and runner.layout.rope is not None
         self._random = random.Random(0)
@@ -147,7 +150,8 @@ class Reuse:
             start = prefix[-1].stop if prefix else 0
             proposal = self.memory(namespace).propose(ids, agent, start, cuts, tagged)
             choice = self._decide(ids, agent, namespace, mode, prefix, proposal)
-            choice = replace(choice, spans_found=proposal.spans_found, span_tokens=proposal.span_tokens)
+            found, tokens = proposal.spans_found, proposal.span_tokens
+            choice = replace(choice, spans_found=found, span_tokens=tokens, seen=proposal.segments)
         return replace(choice, cuts=tuple(cuts), tagged=tuple(tagged))
 
     def _decide(
@@ -205,7 +209,7 @@ class Reuse:
         """
         known = (*ids, *output)[: cache.length]
         exact = choice.plan.is_exact
-        self.store.insert(namespace, known, len(known) if exact else choice.plan.tainted_from, cache.capture)
+        self.store.insert(namespace, known, len(known) if exact else choice.plan.tainted_from, cache.capture, agent)
         rope = self.runner.layout.rope
         if not choice.learns or rope is None or len(known) < len(ids):
             return
@@ -314,5 +318,5 @@ class Reuse:
         if choice.rung is not None and choice.features is not None:
             record = AuditRecord(agent, choice.rung, choice.features, found.mean, choice.predicted)
             memory.guard.learn(record)
-            logger.info("audit of %s: KL %.4f, predicted %.4f", agent, found.mean, choice.predicted)
+            self.on_audit(AuditReport(agent, choice.rung_name, found.mean, choice.predicted))
         self._learn_exact(memory, agent, ids, output, prefix, segments, true, logits, choice.rung)

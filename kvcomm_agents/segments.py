@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -31,6 +31,8 @@ class Segment:
         span: id in the library; -1 for new text.
         offset: the segment's first token is this token of the span.
         slot: where a span lands; `None` for other kinds.
+        producer: the agent whose context a span's donor is.
+        written: whether the producer wrote the span, rather than read it.
     """
 
     start: int
@@ -39,6 +41,8 @@ class Segment:
     span: int = -1
     offset: int = 0
     slot: Slot | None = None
+    producer: str = field(default="", compare=False)
+    written: bool = field(default=False, compare=False)
 
     @property
     def tokens(self) -> int:
@@ -81,7 +85,10 @@ def segment(
                 place = _place(ids, found, first - (offset if offset <= 1 else 0))
                 slot = Slot(agent, f"{place}.{min(seen[place], _MAX_ORDINAL)}")
                 seen[place] += 1
-            found.append(Segment(first, stop, "static" if own else "span", span, offset, slot))
+            kind: Kind = "static" if own else "span"
+            known = library[span]
+            written = known.origin == "output"
+            found.append(Segment(first, stop, kind, span, offset, slot, known.producer, written))
         at = match.stop
     if at < len(ids):
         found += _new(at, len(ids), cuts)

@@ -24,12 +24,13 @@ Capture = Callable[[int, int], KVBlock]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Hit:
-    """Stored KV of tokens `start:stop` of the prompt asked for."""
+    """Stored KV of tokens `start:stop` of the prompt asked for, computed in a context of `agent`."""
 
     start: int
     stop: int
     block: KVBlock
     tainted: bool
+    agent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +46,13 @@ class StoreStats:
 class _Node:
     """A run of tokens below `parent`, with its KV."""
 
-    __slots__ = ("block", "children", "parent", "tainted", "tokens")
+    __slots__ = ("agent", "block", "children", "parent", "tainted", "tokens")
 
-    def __init__(self, tokens: Ids, block: KVBlock | None, tainted: bool, parent: _Node | None) -> None:
+    def __init__(
+        self, tokens: Ids, block: KVBlock | None, tainted: bool, parent: _Node | None, agent: str = ""
+    ) -> None:
         self.tokens, self.block, self.tainted, self.parent = tokens, block, tainted, parent
+        self.agent = agent
         self.children: dict[int, _Node] = {}
 
 
@@ -88,12 +92,12 @@ class KVStore:
                 if shared == 0 or (exact and node.tainted) or node.block is None:
                     break
                 path.append(node)
-                hits.append(Hit(start, start + shared, node.block.slice(0, shared), node.tainted))
+                hits.append(Hit(start, start + shared, node.block.slice(0, shared), node.tainted, node.agent))
             for node in reversed(path):  # a parent is more recent than its children, so the oldest node is a leaf
                 self._recent.move_to_end(node)
         return hits
 
-    def insert(self, namespace: str, ids: Sequence[int], tainted_from: int, capture: Capture) -> int:
+    def insert(self, namespace: str, ids: Sequence[int], tainted_from: int, capture: Capture, agent: str = "") -> int:
         """Remember the KV of a context.
 
         Args:
@@ -102,6 +106,7 @@ class KVStore:
             tainted_from: position from which on its KV is approximate; `len(ids)` if none is.
             capture: copies the KV of positions `start:stop` out of the context; called only for
                 what is new, or exact where the stored one is tainted.
+            agent: whose context it is, for reports.
 
         Returns:
             Tokens that were new.
@@ -117,7 +122,7 @@ class KVStore:
                 exact_here = at < tainted_from
                 if child is None:
                     stop = tainted_from if exact_here else len(array)
-                    child = self._add(node, array[at:stop], capture(at, stop), tainted=not exact_here)
+                    child = self._add(node, array[at:stop], capture(at, stop), tainted=not exact_here, agent=agent)
                     added += stop - at
                 else:
                     shared = _common(child.tokens, array[at:])
@@ -127,6 +132,7 @@ class KVStore:
                         child = self._split(child, shared)
                     if exact_here and child.tainted:
                         self._replace(child, capture(at, at + shared))
+                        child.agent = agent
                 path.append(child)
                 at += len(child.tokens)
                 node = child
@@ -184,8 +190,8 @@ class KVStore:
     def _on_device(self, block: KVBlock) -> bool:
         return self.device.type != "cpu" and block.keys.device.type == self.device.type
 
-    def _add(self, parent: _Node, tokens: Ids, block: KVBlock, *, tainted: bool) -> _Node:
-        node = _Node(tokens.copy(), block, tainted, parent)
+    def _add(self, parent: _Node, tokens: Ids, block: KVBlock, *, tainted: bool, agent: str) -> _Node:
+        node = _Node(tokens.copy(), block, tainted, parent, agent)
         parent.children[int(tokens[0])] = node
         self._recent[node] = None
         self._bytes[self._on_device(block)] += block.nbytes
@@ -202,7 +208,7 @@ class KVStore:
         block, parent = node.block, node.parent
         if block is None or parent is None:
             raise RuntimeError("the root of a namespace was split")  # a bug, never input
-        upper = _Node(node.tokens[:at].copy(), block.slice(0, at).clone(), node.tainted, parent)
+        upper = _Node(node.tokens[:at].copy(), block.slice(0, at).clone(), node.tainted, parent, node.agent)
         parent.children[int(upper.tokens[0])] = upper
         node.tokens, node.block, node.parent = (
             node.tokens[at:].copy(),

@@ -57,6 +57,11 @@ class Worker:
         """What was built; `None` before the first job."""
         return self._inference
 
+    @property
+    def waiting(self) -> int:
+        """Jobs in the queue."""
+        return len(self._waiting)
+
     def submit(self, job: Job) -> None:
         """Queue a job.
 
