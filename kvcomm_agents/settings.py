@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from .asked import to_constraint
+from .asked import to_choice, to_constraint
 from .config import DType, EngineConfig, ReuseConfig, ReuseMode
 from .errors import ConfigError
 from .request import Message, Request, SamplingParams, ToolSpec
@@ -35,6 +35,29 @@ def engine_for(model: str, config: EngineConfig) -> Engine:
     from .engine import shared_engine
 
     return shared_engine(model, config)
+
+
+class ClientOptions(TypedDict, total=False):
+    """The fields of `ClientSettings` but `model`, as keywords of a client's constructor."""
+
+    temperature: float | None
+    max_tokens: int | None
+    top_p: float | None
+    top_k: int | None
+    min_p: float | None
+    repetition_penalty: float | None
+    seed: int | None
+    stop: tuple[str, ...]
+    timeout: float | None
+    reuse: ReuseMode | None
+    kv_namespace: str
+    kv_agent: str | None
+    exact_selectors: bool
+    prefer_tools: bool
+    max_string: int
+    device: str | None
+    dtype: DType | None
+    engine_config: EngineConfig | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +110,8 @@ class ClientSettings:
             ReuseConfig(mode=self.reuse)  # refuses an unknown mode
         if self.max_string < 1:
             raise ConfigError(f"max_string={self.max_string} must be at least 1 character")
+        if isinstance(self.stop, str) or not isinstance(self.stop, tuple):
+            object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()))
         self.config()
         self._sampling({})
 
@@ -131,6 +156,8 @@ class ClientSettings:
                 f"a call does not know {', '.join(sorted(unknown))}; it takes {', '.join(sorted(CALL_OPTIONS))}"
             )
         given = {name: value for name, value in options.items() if value is not None}
+        if not tools and to_choice(given.get("tool_choice"), ())[0] == "required":
+            raise ConfigError(f"tool_choice={given['tool_choice']!r} asks for a call, and there are no tools")
         reuse = given.get("reuse", self.reuse)
         if reuse is not None:
             ReuseConfig(mode=reuse)  # refuses an unknown mode

@@ -1,0 +1,137 @@
+"""`KVCommChatClient`: an Agent Framework chat client over the engine in this process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+from uuid import uuid4
+
+from agent_framework import (
+    BaseChatClient,
+    ChatMiddlewareLayer,
+    ChatResponse,
+    ChatResponseUpdate,
+    Content,
+    FunctionInvocationLayer,
+    Message,
+    ResponseStream,
+)
+from agent_framework.observability import ChatTelemetryLayer
+from typing_extensions import Unpack
+
+from kvcomm_agents.answer import Answer, AnswerReader, read_answer
+from kvcomm_agents.request import Request, TextChunk
+from kvcomm_agents.settings import ClientOptions, ClientSettings
+
+from .messages import SELECTOR_FORMATS, to_calls, to_messages, to_options, to_tools, to_usage
+
+if TYPE_CHECKING:
+    from kvcomm_agents.engine import Engine
+
+
+class KVCommChatClient(
+    FunctionInvocationLayer[Any], ChatMiddlewareLayer[Any], ChatTelemetryLayer[Any], BaseChatClient[Any]
+):
+    """A model that runs in this process and does not read the same words twice.
+
+        client = KVCommChatClient(model="HuggingFaceTB/SmolLM2-135M-Instruct", temperature=0)
+        writer = client.as_agent(name="writer", instructions="You write one sentence.")
+        print((await writer.run("How do tides work?")).usage_details)
+
+    Any of `CALL_OPTIONS` (see `kvcomm_agents.settings`) can stand in a call's or an agent's options.
+    A response's `additional_properties["kvcomm"]` says what was done for it.
+
+    Args:
+        model: hub id, local folder or GGUF file.
+        middleware: of the framework, for chats and function calls.
+        function_invocation_configuration: of the framework.
+        additional_properties: kept beside the client.
+        settings: see `ClientSettings`.
+
+    Raises:
+        ConfigError: a setting out of range.
+    """
+
+    OTEL_PROVIDER_NAME: ClassVar[str] = "kvcomm"
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        middleware: Sequence[Any] | None = None,
+        function_invocation_configuration: Any = None,
+        additional_properties: dict[str, Any] | None = None,
+        **settings: Unpack[ClientOptions],
+    ) -> None:
+        self.model = model
+        self._settings = ClientSettings(model=model, **settings)
+        super().__init__(
+            middleware=middleware,
+            function_invocation_configuration=function_invocation_configuration,
+            additional_properties=additional_properties,
+        )
+
+    def _inner_get_response(
+        self, *, messages: Sequence[Message], stream: bool, options: Mapping[str, Any], **kwargs: Any
+    ) -> Awaitable[ChatResponse[Any]] | ResponseStream[ChatResponseUpdate, ChatResponse[Any]]:
+        if stream:
+            updates = self._updates(messages, options)
+            return self._build_response_stream(updates, response_format=options.get("response_format"))
+        return self._response(messages, options)
+
+    async def _response(self, messages: Sequence[Message], options: Mapping[str, Any]) -> ChatResponse[Any]:
+        engine, request = await self._request(messages, options)
+        answer = read_answer(await engine.agenerate(request), request, engine)
+        said = [Content.from_text(answer.text)] if answer.text else []
+        return ChatResponse(
+            messages=[Message("assistant", [*said, *to_calls(answer)])],
+            response_id=f"kvcomm-{uuid4().hex}",
+            model=engine.name,
+            finish_reason=_finish_reason(answer),
+            usage_details=to_usage(answer),
+            response_format=options.get("response_format"),
+            additional_properties={"kvcomm": answer.completion.report.as_dict()},
+        )
+
+    async def _updates(
+        self, messages: Sequence[Message], options: Mapping[str, Any]
+    ) -> AsyncIterator[ChatResponseUpdate]:
+        engine, request = await self._request(messages, options)
+        reader, events = AnswerReader(request, engine), engine.astream(request)
+        told: dict[str, Any] = {"role": "assistant", "response_id": f"kvcomm-{uuid4().hex}", "model": engine.name}
+        try:
+            async for event in events:
+                if isinstance(event, TextChunk):
+                    text, _ = reader.push(event)
+                    if text:
+                        yield ChatResponseUpdate(contents=[Content.from_text(text)], **told)
+                    continue
+                rest, answer = reader.finish(event)
+                usage = Content.from_usage(to_usage(answer))
+                yield ChatResponseUpdate(
+                    contents=[*([Content.from_text(rest)] if rest else []), *to_calls(answer), usage],
+                    finish_reason=_finish_reason(answer),
+                    additional_properties={"kvcomm": event.report.as_dict()},
+                    **told,
+                )
+        finally:
+            close = getattr(events, "aclose", None)
+            if close is not None:
+                await close()  # cancels the request if it still runs
+
+    async def _request(self, messages: Sequence[Message], options: Mapping[str, Any]) -> tuple[Engine, Request]:
+        given = await self._validate_options(options)
+        asked = given.get("response_format")
+        tools = to_tools(given)
+        request = self._settings.request(
+            to_messages(messages, given.get("instructions")),
+            tools,
+            to_options(given, tools=bool(tools)),
+            conversation=given.get("conversation_id"),
+            selects=getattr(asked, "__name__", "") in SELECTOR_FORMATS,
+        )
+        return self._settings.engine(given.get("model")), request
+
+
+def _finish_reason(answer: Answer) -> Any:
+    return answer.finish_reason

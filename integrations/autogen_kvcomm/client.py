@@ -1,0 +1,273 @@
+"""`KVCommChatCompletionClient`: AutoGen's model client over the engine in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
+from typing import Any, Literal, Self, TypeVar
+
+from autogen_core import EVENT_LOGGER_NAME, CancellationToken, Component
+from autogen_core.logging import LLMCallEvent, LLMStreamEndEvent, LLMStreamStartEvent
+from autogen_core.models import (
+    ChatCompletionClient,
+    CreateResult,
+    LLMMessage,
+    ModelFamily,
+    ModelInfo,
+    RequestUsage,
+)
+from autogen_core.tools import Tool, ToolSchema
+from pydantic import BaseModel, RootModel
+from typing_extensions import Unpack
+
+from kvcomm_agents.answer import Answer, AnswerReader, read_answer
+from kvcomm_agents.errors import ConfigError
+from kvcomm_agents.extras import has_llguidance
+from kvcomm_agents.request import Completion, Request
+from kvcomm_agents.settings import ClientOptions, ClientSettings
+from kvcomm_agents.telemetry import RequestReport
+
+from .identity import find_caller
+from .messages import loggable, to_messages, to_openai, to_response_format, to_result, to_tools
+
+event_logger = logging.getLogger(EVENT_LOGGER_NAME)
+
+ToolChoice = Tool | Literal["auto", "required", "none"]
+T = TypeVar("T")
+
+
+class KVCommClientConfig(RootModel[ClientSettings]):
+    """The client as a component's config: the fields of `ClientSettings`."""
+
+
+class KVCommChatCompletionClient(ChatCompletionClient, Component[KVCommClientConfig]):
+    """A model that runs in this process and does not read the same words twice.
+
+    Swap it in for the client of an AutoGen team; nothing else changes:
+
+        client = KVCommChatCompletionClient(model="HuggingFaceTB/SmolLM2-135M-Instruct", temperature=0)
+        team = RoundRobinGroupChat([AssistantAgent("writer", client), AssistantAgent("editor", client)], max_turns=4)
+
+    Building one is instant. Weights load with the first call, once per process. Any of `CALL_OPTIONS`
+    (see `kvcomm_agents.settings`) can be given per call, in `extra_create_args`.
+
+    Args:
+        model: hub id, local folder or GGUF file.
+        settings: see `ClientSettings`.
+
+    Raises:
+        ConfigError: a setting out of range.
+    """
+
+    component_type = "model"
+    component_config_schema = KVCommClientConfig
+    component_provider_override = "autogen_kvcomm.KVCommChatCompletionClient"
+
+    def __init__(self, model: str, **settings: Unpack[ClientOptions]) -> None:
+        self._settings = ClientSettings(model=model, **settings)
+        self._usage = RequestUsage(prompt_tokens=0, completion_tokens=0)
+        self._reports: deque[RequestReport] = deque(maxlen=1000)
+
+    @property
+    def last_report(self) -> RequestReport | None:
+        """What was done for the call that this client finished last: AutoGen's usage has no room for it."""
+        return self._reports[-1] if self._reports else None
+
+    @property
+    def reports(self) -> tuple[RequestReport, ...]:
+        """Reports of this client's last 1000 calls, oldest first."""
+        return tuple(self._reports)
+
+    async def create(
+        self,
+        messages: Sequence[LLMMessage],
+        *,
+        tools: Sequence[Tool | ToolSchema] = (),
+        tool_choice: ToolChoice = "auto",
+        json_output: bool | type[BaseModel] | None = None,
+        extra_create_args: Mapping[str, Any] | None = None,
+        cancellation_token: CancellationToken | None = None,
+    ) -> CreateResult:
+        """The whole answer.
+
+        Args:
+            messages: the conversation.
+            tools: that may be called. Needs the extra `tools`, as `json_output` does.
+            tool_choice: `auto`, `required`, `none`, or the one tool to call.
+            json_output: `True` for any JSON object, a pydantic class for one of its schema.
+            extra_create_args: some of `CALL_OPTIONS`.
+            cancellation_token: stops the model within one token.
+
+        Raises:
+            ConfigError: an option, choice or format that is none.
+            RequestError: see `kvcomm_agents.errors`.
+            asyncio.CancelledError: the token was cancelled.
+        """
+        request = self._request(messages, tools, tool_choice, json_output, extra_create_args)
+        engine = self._settings.engine((extra_create_args or {}).get("model"))
+        completion = await _Cancellable(cancellation_token).wait(engine.agenerate(request))
+        result = self._finished(read_answer(completion, request, engine))
+        event_logger.info(
+            LLMCallEvent(
+                messages=to_openai(request.messages),
+                response=loggable(result),
+                prompt_tokens=result.usage.prompt_tokens,
+                completion_tokens=result.usage.completion_tokens,
+                kvcomm=completion.report.as_dict(),
+            )
+        )
+        return result
+
+    async def create_stream(
+        self,
+        messages: Sequence[LLMMessage],
+        *,
+        tools: Sequence[Tool | ToolSchema] = (),
+        tool_choice: ToolChoice = "auto",
+        json_output: bool | type[BaseModel] | None = None,
+        extra_create_args: Mapping[str, Any] | None = None,
+        cancellation_token: CancellationToken | None = None,
+    ) -> AsyncGenerator[str | CreateResult, None]:
+        """Text as it is written, then the `CreateResult`, which holds the calls. Arguments and errors as `create`."""
+        request = self._request(messages, tools, tool_choice, json_output, extra_create_args)
+        engine = self._settings.engine((extra_create_args or {}).get("model"))
+        said = to_openai(request.messages)
+        event_logger.info(LLMStreamStartEvent(messages=said))
+        cancellable = _Cancellable(cancellation_token)
+        reader = AnswerReader(request, engine)
+        events = engine.astream(request)
+        try:
+            while True:
+                event = await cancellable.wait(anext(events))
+                if isinstance(event, Completion):
+                    break
+                text, _ = reader.push(event)
+                if text:
+                    yield text
+            rest, answer = reader.finish(event)
+            if rest:
+                yield rest
+        finally:
+            close = getattr(events, "aclose", None)
+            if close is not None:
+                await close()  # cancels the request if it still runs
+        result = self._finished(answer)
+        event_logger.info(
+            LLMStreamEndEvent(
+                response=loggable(result),
+                prompt_tokens=result.usage.prompt_tokens,
+                completion_tokens=result.usage.completion_tokens,
+                kvcomm=event.report.as_dict(),
+            )
+        )
+        yield result
+
+    async def close(self) -> None:
+        """Nothing to do: the engine is the process's, and other clients may use it."""
+
+    def actual_usage(self) -> RequestUsage:
+        """Tokens of all finished calls: whole prompts, placed tokens among them (see `reports`), and answers."""
+        return RequestUsage(self._usage.prompt_tokens, self._usage.completion_tokens)
+
+    def total_usage(self) -> RequestUsage:
+        """As `actual_usage`: no answer is ever given out again."""
+        return self.actual_usage()
+
+    def count_tokens(self, messages: Sequence[LLMMessage], *, tools: Sequence[Tool | ToolSchema] = ()) -> int:
+        """Length of the prompt that the model's chat template makes of these messages and tools."""
+        return self._settings.engine().count_tokens(to_messages(messages), to_tools(tools))
+
+    def remaining_tokens(self, messages: Sequence[LLMMessage], *, tools: Sequence[Tool | ToolSchema] = ()) -> int:
+        """Tokens left in the context behind that prompt; negative if it does not fit. Loads the model."""
+        return self._settings.engine().max_context - self.count_tokens(messages, tools=tools)
+
+    @property
+    def model_info(self) -> ModelInfo:
+        """What the model can do. Calls and JSON need llguidance (extra `tools`)."""
+        constrained = has_llguidance()
+        return ModelInfo(
+            vision=False,
+            function_calling=constrained,
+            json_output=constrained,
+            structured_output=constrained,
+            family=ModelFamily.UNKNOWN,
+            multiple_system_messages=True,
+        )
+
+    @property
+    def capabilities(self) -> ModelInfo:
+        """As `model_info`, under AutoGen's older name."""
+        return self.model_info
+
+    def _to_config(self) -> KVCommClientConfig:
+        return KVCommClientConfig(self._settings)
+
+    @classmethod
+    def _from_config(cls, config: KVCommClientConfig) -> Self:
+        return cls(**{name: getattr(config.root, name) for name in ClientSettings.__dataclass_fields__})
+
+    def _request(
+        self,
+        messages: Sequence[LLMMessage],
+        tools: Sequence[Tool | ToolSchema],
+        tool_choice: ToolChoice,
+        json_output: bool | type[BaseModel] | None,
+        extra: Mapping[str, Any] | None,
+    ) -> Request:
+        options = dict(extra or {})
+        response_format = to_response_format(json_output)
+        if response_format is not None:
+            if options.get("response_format") is not None:
+                raise ConfigError("json_output and response_format both say what the answer is; give one of them")
+            options["response_format"] = response_format
+        if tool_choice != "auto":  # the default of every agent, so it is no choice
+            options["tool_choice"] = tool_choice.name if isinstance(tool_choice, Tool) else tool_choice
+        caller = find_caller()
+        return self._settings.request(
+            to_messages(messages),
+            to_tools(tools),
+            options,
+            agent=caller.agent,
+            conversation=caller.conversation,
+            selects=caller.selects,
+        )
+
+    def _finished(self, answer: Answer) -> CreateResult:
+        result = to_result(answer)
+        self._reports.append(answer.completion.report)
+        self._usage = RequestUsage(
+            self._usage.prompt_tokens + result.usage.prompt_tokens,
+            self._usage.completion_tokens + result.usage.completion_tokens,
+        )
+        return result
+
+
+class _Cancellable:
+    """Waits for one thing after the other, until a token is cancelled: from any thread, also before the first."""
+
+    def __init__(self, token: CancellationToken | None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._waiting: asyncio.Future[Any] | None = None
+        self._cancelled = False
+        if token is not None:
+            token.add_callback(self._tell)
+
+    async def wait(self, what: Awaitable[T]) -> T:
+        self._waiting = task = asyncio.ensure_future(what)
+        if self._cancelled:
+            task.cancel()
+        try:
+            return await task
+        finally:
+            self._waiting = None  # the token may live long
+
+    def _tell(self) -> None:
+        self._cancelled = True
+        if self._waiting is not None:  # else the next wait sees it, or there is none, and perhaps no loop
+            self._loop.call_soon_threadsafe(self._stop)
+
+    def _stop(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
