@@ -178,6 +178,7 @@ class CallParser:
     def _arguments(self, call: Call) -> CallPiece:
         length = self._scan.push(self._held)
         piece, self._held = self._held[:length], self._held[length:]
+        piece = piece if call.arguments else piece.lstrip()  # what stands before the object, if it came on its own
         call.arguments += piece
         if self._scan.done:
             call.complete, self._open = True, None

@@ -120,7 +120,8 @@ def _say(request: Request, heard: str) -> str:
     if constraint.calls == "required" or (constraint.calls == "auto" and "call" in heard):
         tool = next(tool for tool in request.tools if constraint.tool in (None, tool.name))
         call = json.dumps({"name": tool.name, "arguments": _value(tool.parameters, heard)}, ensure_ascii=False)
-        return PLAIN.open + call + PLAIN.close
+        calls = [call, call] if "twice" in heard and constraint.parallel else [call]
+        return PLAIN.open + str(PLAIN.between).join(calls) + PLAIN.close
     if constraint.schema is not None:
         return json.dumps(_value(constraint.schema, heard))
     return "I heard: " + heard
