@@ -17,8 +17,15 @@ from .telemetry import RequestReport
 if TYPE_CHECKING:
     from .engine import Engine, shared_engine
     from .models import LoadedModel, load_model
+    from .warm import WarmReport
 
-_LAZY = {"Engine": "engine", "shared_engine": "engine", "LoadedModel": "models", "load_model": "models"}
+_LAZY = {
+    "Engine": "engine",
+    "shared_engine": "engine",
+    "LoadedModel": "models",
+    "load_model": "models",
+    "WarmReport": "warm",
+}
 
 __all__ = [
     "Completion",
@@ -33,6 +40,7 @@ __all__ = [
     "SamplingParams",
     "TextChunk",
     "ToolSpec",
+    "WarmReport",
     "__version__",
     "errors",
     "load_model",

@@ -36,6 +36,9 @@ class ReuseConfig:
             few requests of an agent were. 0 is none at all.
         min_prefix: tokens; a shorter prefix hit is not worth the copy and is computed.
         min_span: tokens; shorter texts are not recognised as spans.
+        pack_tokens: computed in one piece of a warm-up, at most: what a request may have to wait for.
+        pack_positions: of warmed texts: `reset` gives each the positions from 1 on, `running` those it has
+            in its pack.
         span_bytes, anchor_bytes: budgets per namespace of donor KV and of anchors.
         novel_leverage: leverage from which on an example counts as novel.
         novel_weight: how much a novel example may count, in ordinary ones.
@@ -48,6 +51,8 @@ class ReuseConfig:
     audit_share: float = 0.05
     min_prefix: int = 8
     min_span: int = 12
+    pack_tokens: int = 256
+    pack_positions: Literal["reset", "running"] = "reset"
     span_bytes: int = 1 * GiB
     anchor_bytes: int = 1 * GiB
     novel_leverage: float = 3.0
@@ -62,6 +67,11 @@ class ReuseConfig:
         _require(0 <= self.audit_share <= 1, f"audit_share={self.audit_share} must be in [0, 1]")
         _require(self.min_prefix >= 1, f"min_prefix={self.min_prefix} must be at least 1 token")
         _require(self.min_span >= 4, f"min_span={self.min_span} must be at least 4 tokens")
+        _require(self.pack_tokens >= 16, f"pack_tokens={self.pack_tokens} must be at least 16 tokens")
+        _require(
+            self.pack_positions in ("reset", "running"),
+            f"pack_positions={self.pack_positions!r} must be 'reset' or 'running'",
+        )
         for name in ("span_bytes", "anchor_bytes"):
             _require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} must not be negative")
         _require(self.novel_leverage >= 1, f"novel_leverage={self.novel_leverage} must be at least 1 (the usual)")

@@ -17,6 +17,7 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import Future
 from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
@@ -31,6 +32,7 @@ from .request import Completion, Message, Request, TextChunk, ToolSpec
 from .store import StoreStats
 from .telemetry import Observer, RequestReport, Telemetry, finish_reason_of
 from .toolformat import CallFormat
+from .warm import WarmOrder, WarmReport
 from .worker import Worker
 
 
@@ -109,6 +111,50 @@ class Engine:
                     return
         finally:
             job.cancel()
+
+    def submit_warm(self, texts: Sequence[str], namespace: str = "default") -> Future[WarmReport]:
+        """Compute the KV of texts before any agent reads them, when the model has nothing else to do.
+
+        They are then spans that the next prompts may place, corrected, as far as the guard lets them.
+        Many are computed in one forward pass, behind a shared first token. A request that comes in
+        between waits for one piece of `pack_tokens` at most.
+
+        Args:
+            texts: as prompts will hold them, in the order in which they will.
+            namespace: whose they are.
+
+        Returns:
+            A future of what was done. It fails with `UnsupportedModelError` if the keys of this model
+            cannot be moved, `ContextLengthError` if a text is longer than the context. Cancelling it
+            drops what was not done yet.
+
+        Raises:
+            ConfigError: what was warmed could never be used in this reuse mode, or something is no text.
+            EngineClosedError: after `close`.
+        """
+        if not self.config.reuse.learns:
+            raise ConfigError(
+                f"reuse mode {self.config.reuse.mode!r} never places what was computed outside of a prompt;"
+                " to warm texts set mode='auto' or 'corrected'"
+            )
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        for text in texts:
+            if not isinstance(text, str):
+                raise ConfigError(f"only texts can be warmed, and one is of type {type(text).__name__}")
+        ids = [tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+        # What every prompt of the model begins with: the token that the first place teaches it to lean on.
+        order = WarmOrder(ids, self.render((Message("user", "."),))[0], namespace)
+        queued = self._worker.call(lambda inference: inference.warmup.submit(order))
+        queued.add_done_callback(lambda done: order.fail(error) if (error := done.exception()) else None)
+        return order.future
+
+    def warm(self, texts: Sequence[str], namespace: str = "default") -> WarmReport:
+        """As `submit_warm`, and wait until it is done."""
+        return self.submit_warm(texts, namespace).result()
+
+    async def awarm(self, texts: Sequence[str], namespace: str = "default") -> WarmReport:
+        """As `warm`; cancelling the task drops what was not done yet."""
+        return await asyncio.wrap_future(self.submit_warm(texts, namespace))
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:

@@ -13,6 +13,7 @@ KVCommError
 │   ├── RequestCancelledError
 │   └── DeviceMemoryError    no room even after evicting       (also MemoryError)
 ├── PlanError                a prefill plan that does not cover its prompt (also ValueError)
+├── PackError                nothing to pack, or no room for it (also ValueError)
 ├── StoreError               a saved store that is damaged or belongs to another model
 ├── MissingExtraError        an optional dependency is absent  (also ImportError)
 └── EngineClosedError        the engine was closed
@@ -71,6 +72,10 @@ class DeviceMemoryError(RequestError, MemoryError):
 
 class PlanError(KVCommError, ValueError):
     """A prefill plan does not cover its prompt exactly once, or leaves its last token uncomputed."""
+
+
+class PackError(KVCommError, ValueError):
+    """There is nothing to pack, or no room for it."""
 
 
 class StoreError(KVCommError):

@@ -39,12 +39,14 @@ class Features:
         disagreement: relative distance of the two correctors' KV.
         novelty: 1 - cosine of the span's embedding to the nearest anchor's.
         examples: fewest examples behind any of its corrections.
+        warmed: share of its span tokens whose base was warmed and has no donor.
     """
 
     leverage: float = 1.0
     disagreement: float = 0.0
     novelty: float = 0.0
     examples: int = 0
+    warmed: float = 0.0
 
     def vector(self) -> NDArray[np.float64]:
         """What the slopes multiply: log leverage (below 1 counts as 1) and log disagreement."""
@@ -97,7 +99,8 @@ class Guard:
 
     def learn(self, record: AuditRecord) -> None:
         """Take in one measurement."""
-        mine = self._by_agent[record.rung].setdefault(record.agent, deque(maxlen=_WINDOW))
+        reader = _reader(record.agent, record.features)
+        mine = self._by_agent[record.rung].setdefault(reader, deque(maxlen=_WINDOW))
         mine.append(record)
         if record.predicted is not None:
             self._served.append(record)
@@ -108,15 +111,17 @@ class Guard:
 
     def predict(self, agent: str, rung: int, features: Features) -> float:
         """Expected mean KL per token, with half the standard error of its level added; infinity without data."""
-        agents = self._by_agent[rung]
-        if len(agents.get(agent, ())) < self.min_records:
+        agents, reader = self._by_agent[rung], _reader(agent, features)
+        if len(agents.get(reader, ())) < self.min_records:
             return math.inf
+        # A warmed base is a weaker one: requests with any are judged by their like alone.
+        agents = {name: mine for name, mine in agents.items() if _is_warmed(name) == _is_warmed(reader)}
         records = [one for mine in agents.values() for one in mine]
         age = np.concatenate([np.arange(len(mine))[::-1] for mine in agents.values()])
         weights = 0.5 ** (age / _HALF_LIFE)
         levels = np.array([math.log(one.kl + _FLOOR) for one in records])
         vectors = np.stack([one.features.vector() for one in records])
-        mine = np.array([one.agent == agent for one in records])
+        mine = np.array([one.agent == agent for one in records])  # of one kind, so the agent tells
         center = _mean(vectors, weights)
         slopes = _slopes(vectors - center, levels - _mean(levels, weights), weights)
         flat = levels - (vectors - center) @ slopes
@@ -142,7 +147,7 @@ class Guard:
 
     def is_novel(self, agent: str, features: Features) -> bool:
         """Whether a request lies outside what was measured of its agent."""
-        own = [one.features.leverage for one in self._by_agent[0].get(agent, ())]
+        own = [one.features.leverage for one in self._by_agent[0].get(_reader(agent, features), ())]
         return bool(own) and features.leverage > 1.5 * max(1.0, *own)
 
     def state(self) -> Tensor:
@@ -165,6 +170,15 @@ class Guard:
     def coverage(self) -> tuple[int, int]:
         """Audited requests that were let through, and how many of them exceeded the bound."""
         return len(self._served), sum(one.kl > self.max_divergence for one in self._served)
+
+
+def _reader(agent: str, features: Features) -> str:
+    """Under which name measurements are kept: of requests with warmed bases apart from those without."""
+    return f"{agent}\0warm" if features.warmed else agent
+
+
+def _is_warmed(reader: str) -> bool:
+    return reader.endswith("\0warm")
 
 
 def _mean(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:

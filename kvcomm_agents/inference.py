@@ -29,6 +29,7 @@ from .running import Running
 from .store import KVStore
 from .telemetry import RequestReport, Telemetry
 from .tokenruns import token_runs
+from .warm import Warmup
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,8 @@ class Inference:
         self.reuse = Reuse(self.runner, self.store, config.reuse, self._remembered, self.telemetry.audit)
         self.renderer = PromptRenderer(loaded.tokenizer)
         self.max_context = max_context(loaded, config)
+        reuse = config.reuse
+        self.warmup = Warmup(self.runner, self.reuse.memory, reuse.pack_tokens, reuse.pack_positions, self.max_context)
         eos = loaded.model.generation_config.eos_token_id if loaded.model.generation_config else None
         eos = loaded.tokenizer.eos_token_id if eos is None else eos
         self._eos = frozenset([eos] if isinstance(eos, int) else eos or ())
@@ -185,6 +188,7 @@ class Inference:
 
     def forget(self, namespace: str | None = None) -> None:
         """Drop what a namespace has stored and learned, or all of it."""
+        self.warmup.drop(namespace)
         self.store.clear(namespace)
         self.reuse.forget(namespace)
 
@@ -195,7 +199,11 @@ class Inference:
                 memory.save(self._folder(self.config.memory_folder, namespace))
 
     def close(self) -> None:
-        """Save, if there is a folder to save to. A failure is logged: what was saved before is still whole."""
+        """End what waits to be warmed, and save, if there is a folder to save to.
+
+        A failure to save is logged: what was saved before is still whole.
+        """
+        self.warmup.close()
         try:
             self.save()
         except (StoreError, OSError):

@@ -15,9 +15,10 @@ from torch import Tensor
 from .kv import KVBlock
 from .spans import SpanIndex, SpanMatch
 
-Origin = Literal["output", "prompt"]
+Origin = Literal["output", "prompt", "warm"]
 
 _TWINS = 4  # donors of the same words
+_WARM_SHARE = 0.5  # of the budget that spans nobody has read yet may take
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +38,9 @@ class Span:
         id: within its namespace.
         ids: `[tokens]` int64.
         base: un-rotated donor KV.
-        producer: the agent whose context the donor is.
-        origin: `output` if the producer wrote it, `prompt` if its prompt held it first.
+        producer: the agent whose context the donor is; of a warmed span, its place in the warm-up.
+        origin: `output` if the producer wrote it, `prompt` if its prompt held it first, `warm` if no agent
+            has read it yet and its base was computed ahead, outside of any context.
         exact: whether the donor context held no approximate KV.
         sources: the spans that stood in the donor context.
         embedding: `[dim]` float32 of length 1, once it was computed.
@@ -60,6 +62,11 @@ class Span:
         """Its length."""
         return len(self.ids)
 
+    @property
+    def warmed(self) -> bool:
+        """Whether its base comes from a warm-up, not from a donor."""
+        return self.origin == "warm"
+
 
 class SpanLibrary:
     """Known spans of one namespace, found by content, within a byte budget, least recently used out first.
@@ -72,7 +79,7 @@ class SpanLibrary:
 
     def __init__(self, budget: int, min_span: int, scope: str = "") -> None:
         self.budget, self.min_span, self.scope = budget, min_span, scope
-        self.nbytes = 0
+        self.nbytes = self._warm_bytes = 0
         self._index = SpanIndex(window=min(8, min_span), min_span=min_span)
         self._spans: OrderedDict[int, Span] = OrderedDict()
         self._by_content: defaultdict[bytes, list[int]] = defaultdict(list)
@@ -133,6 +140,10 @@ class SpanLibrary:
         for agent in {producer, *read} if origin == "prompt" else ():
             self._texts[agent].add(span.id)
         self.nbytes += base.nbytes
+        if span.warmed:  # a large warm-up pushes out its like, not donors
+            self._warm_bytes += base.nbytes
+            while self._warm_bytes > max(_WARM_SHARE * self.budget, base.nbytes):
+                self._remove(next(one.id for one in self._spans.values() if one.warmed))
         while self.nbytes > self.budget:
             self._remove(next(iter(self._spans)))
         return span
@@ -152,6 +163,23 @@ class SpanLibrary:
                 if match is not None:
                     pins.append(match)
         return pins
+
+    def settle(self, span: int, start: int, base: KVBlock, producer: str) -> None:
+        """The context of its first reader becomes the donor of a warmed span, from token `start` on.
+
+        Args:
+            span: stays the same span.
+            start: tokens before it stay as they were warmed, and so do those behind `base`.
+            base: un-rotated KV in that context, which is exact.
+            producer: the reader.
+        """
+        known = self._spans[span]
+        whole = known.base.clone()
+        whole.keys[:, :, start : start + base.tokens] = base.keys
+        whole.values[:, :, start : start + base.tokens] = base.values
+        self._warm_bytes -= known.base.nbytes
+        known.base, known.origin, known.producer = whole, "prompt", producer
+        self._texts[producer].add(span)
 
     def find(
         self, ids: Sequence[int], start: int, prefer: Collection[int] = (), pinned: Sequence[SpanMatch] = ()
@@ -196,3 +224,4 @@ class SpanLibrary:
             del self._by_content[gone.ids.tobytes()]
         self._index.remove(span)
         self.nbytes -= gone.base.nbytes
+        self._warm_bytes -= gone.base.nbytes if gone.warmed else 0

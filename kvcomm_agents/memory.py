@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -26,6 +26,9 @@ Capture = Callable[[int, int], KVBlock]  # positions start:stop of a context -> 
 
 _GUARD = "guard.records"
 _SAMPLE = 48  # tokens of a span that the second corrector is asked about
+_READ = 0.9  # share of a text's tokens that counts as the text
+_WARMED = "\0warm"
+_RANKS = 16  # places in a warm-up that are told apart
 _PREPARED = 256  # corrections kept for spans about to be read
 
 
@@ -125,11 +128,12 @@ class Memory:
 
     def prepare(self, span_id: int, slot: Slot) -> Prepared:
         """A span corrected for a slot, from memory if it was prepared when it was produced."""
+        span = self.library[span_id]
+        slot = _reading(span, slot)
         known = self._prepared.get((span_id, slot))
         if known is not None:
             self._prepared.move_to_end((span_id, slot))
             return known
-        span = self.library[span_id]
         correction = self.linear.correct(slot, span.base, span.embedding)
         some = torch.linspace(0, span.tokens - 1, min(span.tokens, _SAMPLE)).long().to(span.base.keys.device)
         few = pick(span.base, some)
@@ -140,6 +144,7 @@ class Memory:
             self.linear.leverage(slot, span.base) if correction.examples else float("inf"),
             distance(pick(correction.block, some), second.block, few),
             self.pool.novelty(slot, span.embedding) if span.embedding is not None else 0.0,
+            span.warmed,
         )
         self._prepared[span_id, slot] = made
         while len(self._prepared) > _PREPARED:
@@ -189,6 +194,20 @@ class Memory:
             )
         return [span for span in added if span is not None]
 
+    def covers(self, ids: Sequence[int]) -> bool:
+        """Whether a text is known already, but for its edges."""
+        return sum(match.stop - match.start for match in self.library.find(ids, 0)) >= _READ * len(ids)
+
+    def warm(self, ids: Sequence[int], base: KVBlock, rank: int) -> Span | None:
+        """Keep a text that no agent has read, with a base from outside any context; `None` if it is too short.
+
+        Args:
+            ids: its tokens.
+            base: un-rotated.
+            rank: its place in the warm-up: a slot reads the same places again and again.
+        """
+        return self.library.add(ids, base, producer=f"warm-up {min(rank, _RANKS)}", origin="warm", exact=True)
+
     def learn(self, agent: str, segments: Sequence[Segment], true_kv: Mapping[int, KVBlock]) -> None:
         """Learn from a context whose KV is exact: every span and every recurring text in it is an example.
 
@@ -205,15 +224,18 @@ class Memory:
                 self._recur(agent, one, span, true)
                 continue
             base = span.base.slice(one.offset, one.offset + one.tokens)
-            weight = self._weight(one.slot, base)
+            slot = _reading(span, one.slot)
+            weight = self._weight(slot, base)
             self._embed(span)
             example = Example(base, true, span.embedding, weight, one.offset)
-            self.linear.learn(one.slot, example)
-            self.second.learn(one.slot, example)
-            self.pool.add(one.slot, example)
+            self.linear.learn(slot, example)
+            self.second.learn(slot, example)
+            self.pool.add(slot, example)
             self._readers[_voice(span)][one.slot] += 1
-            self.linear.solve(one.slot)
-        for key in [key for key in self._prepared if key[1].agent == agent]:
+            self.linear.solve(slot)
+            if span.warmed and one.tokens >= _READ * span.tokens:  # learned from as such; from now on it has a donor
+                self.library.settle(span.id, one.offset, true, agent)
+        for key in [key for key in self._prepared if key[1].agent in (agent, agent + _WARMED)]:
             del self._prepared[key]
 
     def foresee(self, spans: Sequence[Span]) -> None:
@@ -281,6 +303,14 @@ class Memory:
             first = span.base.slice(start, stop) if own else true
             mean = _Mean(start, first, torch.ones(one.tokens) if own else torch.zeros(one.tokens))
         self._means[agent, one.span] = mean.updated(start, stop, true)
+
+
+def _reading(span: Span, slot: Slot) -> Slot:
+    """The slot as it reads this span: warmed bases lack what donors have, and need other corrections.
+
+    Not a place of its own but an agent: maps of slots shrink towards their agent's, which must not mix the two.
+    """
+    return replace(slot, agent=slot.agent + _WARMED) if span.warmed else slot
 
 
 def _voice(span: Span) -> str:

@@ -14,13 +14,14 @@ from .segments import Segment
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """A span corrected for a slot, and what the guard wants to know of it."""
+    """A span corrected for a slot, and what the guard wants to know of it; `warmed` if its base has no donor."""
 
     block: KVBlock
     examples: int
     leverage: float
     disagreement: float
     novelty: float
+    warmed: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,4 +66,5 @@ def features_of(prepared: Sequence[tuple[Prepared, int]]) -> Features | None:
         disagreement=sum(one.disagreement * count for one, count in prepared) / tokens,
         novelty=max(one.novelty for one, _ in prepared),
         examples=min(one.examples for one, _ in prepared),
+        warmed=sum(count for one, count in prepared if one.warmed) / tokens,
     )

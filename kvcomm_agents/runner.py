@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from .cache import PlanCache, position_ids
 from .layout import KVLayout, inspect
+from .packing import Pack, packed_mask
 from .plan import PrefillPlan, dense
 
 _SPARE_CACHES = 2
@@ -109,6 +110,19 @@ class Runner:
         return PrefillResult(logits, assembled - started, time.perf_counter() - assembled)
 
     @torch.no_grad()
+    def prefill_apart(self, cache: PlanCache, pack: Pack) -> None:
+        """Compute documents side by side in one forward pass; then the cache holds the KV of `pack`, row by row.
+
+        Args:
+            cache: with room for the row; what it held is overwritten.
+            pack: see `packing.Pack`. Captured blocks are of its positions, not of their places in the row.
+        """
+        row = len(pack.ids)
+        cache.reserve(row)
+        mask = packed_mask(pack.segments.to(self.device))
+        self._forward(cache, pack.ids.tolist(), slice(0, row), row, mask, 1, pack.positions.to(self.device)[None])
+
+    @torch.no_grad()
     def decode(self, cache: PlanCache, token: int) -> Tensor:
         """Append one token; logits of the next, float32 `[vocabulary]`."""
         return self.extend(cache, [token])[0]
@@ -129,12 +143,13 @@ class Runner:
         end: int,
         mask: Tensor | None,
         keep: int,
+        positions: Tensor | None = None,
     ) -> Tensor:
         cache.expect(targets, end)
         output = self.model(
             input_ids=torch.tensor([tokens], device=self.device),
             attention_mask=mask,
-            position_ids=position_ids(targets, self.device),
+            position_ids=position_ids(targets, self.device) if positions is None else positions,
             past_key_values=cache,
             use_cache=True,
             logits_to_keep=keep,

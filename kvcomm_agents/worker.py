@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from .errors import EngineClosedError
 from .inference import Inference
@@ -22,13 +22,6 @@ _MAX_BACKLOG = 32  # pieces of learning put off; beyond that they delay the next
 
 
 T = TypeVar("T")
-
-
-def _settle(future: Future[T], work: Callable[[Inference], T], inference: Inference) -> None:
-    try:
-        future.set_result(work(inference))
-    except Exception as error:  # the caller's to handle
-        future.set_exception(error)
 
 
 class Worker:
@@ -50,7 +43,7 @@ class Worker:
         self._inference: Inference | None = None
         self._idle = True
         self._busy_until = 0.0  # when the last request was answered
-        self._calls: deque[Callable[[Inference], None]] = deque()
+        self._calls: deque[tuple[Future[Any], Callable[[Inference], Any]]] = deque()
 
     @property
     def inference(self) -> Inference | None:
@@ -72,11 +65,15 @@ class Worker:
             if self._closed:
                 raise EngineClosedError(f"the engine of {self._name} was closed; make a new one")
             self._waiting.append(job)
-            self._idle = False
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=f"kvcomm {self._name}", daemon=True)
-                self._thread.start()
-            self._wake.notify_all()
+            self._start()
+
+    def _start(self) -> None:
+        """There is something to do. The caller holds the lock."""
+        self._idle = False
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=f"kvcomm {self._name}", daemon=True)
+            self._thread.start()
+        self._wake.notify_all()
 
     def settle(self, timeout_s: float | None = None) -> bool:
         """Wait until every job is answered and everything to be learned from them is; whether that came in time."""
@@ -84,18 +81,17 @@ class Worker:
             return self._wake.wait_for(lambda: (self._idle and not self._waiting) or self._closed, timeout_s)
 
     def call(self, work: Callable[[Inference], T]) -> Future[T]:
-        """Do something with the inference on its own thread, between two tokens.
+        """Do something with the inference on its own thread, between two tokens; builds it if that was not done.
 
         Raises:
-            EngineClosedError: after `close`, or before the first job.
+            EngineClosedError: after `close`.
         """
         future: Future[T] = Future()
         with self._wake:
-            if self._closed or self._thread is None:
-                raise EngineClosedError(f"the engine of {self._name} is not running")
-            self._calls.append(lambda inference: _settle(future, work, inference))
-            self._idle = False
-            self._wake.notify_all()
+            if self._closed:
+                raise EngineClosedError(f"the engine of {self._name} was closed; make a new one")
+            self._calls.append((future, work))
+            self._start()
         return future
 
     def close(self, timeout_s: float = 10.0) -> None:
@@ -110,8 +106,8 @@ class Worker:
         running: list[Running] = []
         while not self._closed:
             self._sweep()
-            while self._calls and self._inference:
-                self._calls.popleft()(self._inference)
+            while self._calls:
+                self._answer(*self._calls.popleft())
             self._tidy(urgent=True)
             job = self._next(self._patience(running)) if len(running) < self._max else None
             if job is not None:
@@ -125,11 +121,24 @@ class Worker:
             one.job.emit(EngineClosedError("the engine was closed while this request ran"))
         for job in self._waiting:
             job.emit(EngineClosedError("the engine was closed before this request ran"))
+        for future, work in self._calls:
+            if self._inference:
+                self._answer(future, work)
+            else:
+                future.set_exception(EngineClosedError("the engine was closed before this was done"))
         if self._inference:
-            while self._calls:
-                self._calls.popleft()(self._inference)
             self._inference.close()
         self._inference = None
+
+    def _answer(self, future: Future[T], work: Callable[[Inference], T]) -> None:
+        try:
+            if self._inference is None:
+                self._inference = self._make()
+            result = work(self._inference)
+        except Exception as error:  # the caller's to handle
+            future.set_exception(error)
+        else:
+            future.set_result(result)
 
     def _sweep(self) -> None:
         """Answer waiting jobs that were cancelled or ran out of time."""
@@ -144,7 +153,7 @@ class Worker:
         """Seconds to wait for a job: none while others run, a moment before idle work, else for ever."""
         if running:
             return 0.0
-        learning = self._backlog() and threading.main_thread().is_alive()
+        learning = self._idle_work() and threading.main_thread().is_alive()
         return max(0.0, self._busy_until + _GRACE_S - time.perf_counter()) if learning else None
 
     def _next(self, patience_s: float | None) -> Job | None:
@@ -159,12 +168,17 @@ class Worker:
     def _backlog(self) -> int:
         return len(self._inference.reuse.backlog) if self._inference else 0
 
+    def _idle_work(self) -> bool:
+        return self._inference is not None and bool(self._inference.reuse.backlog or len(self._inference.warmup))
+
     def _tidy(self, *, urgent: bool) -> None:
-        """Work that nobody waits for: all that is urgent, or one piece of the rest."""
+        """Work that no request waits for: all that is urgent, or one piece of the rest, a warm-up's last."""
         if self._inference is None or not threading.main_thread().is_alive():  # no learning while Python shuts down
             return
         reuse = self._inference.reuse
         work = reuse.urgent if urgent else reuse.backlog
+        if not urgent and not work:
+            self._inference.warmup.step()
         for _ in range(len(work) if urgent else min(1, len(work))):
             try:
                 work.popleft()()
