@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
@@ -44,6 +43,10 @@ class PlanCache(Cache):
     def nbytes(self) -> int:
         """Bytes allocated."""
         return self.keys.nbytes + self.values.nbytes
+
+    def clear(self) -> None:
+        """Forget what it holds; its memory stays."""
+        self.length = 0
 
     def reserve(self, tokens: int) -> None:
         """Make room for `tokens` in all, keeping what is there."""
@@ -104,10 +107,3 @@ class _PlanLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]  # its __ini
     def get_max_length(self) -> int:
         """No limit: the cache grows."""
         return -1
-
-
-def position_ids(targets: slice | Tensor, device: torch.device) -> Tensor:
-    """Positions `[1, tokens]` of the tokens written to `targets`."""
-    if isinstance(targets, slice):
-        return torch.arange(targets.start, targets.stop, device=device)[None]
-    return targets[None]

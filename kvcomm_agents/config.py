@@ -93,7 +93,9 @@ class EngineConfig:
         device_cache_bytes, host_cache_bytes: budgets of stored KV on the model's device and in
             host memory. On a CPU model the two add up to one host tier.
         max_context: tokens; `None` takes the model's own limit.
-        max_concurrent: requests decoded in turn; the rest wait in the queue.
+        max_concurrent: requests served together; the rest wait in the queue.
+        prefill_chunk: prompt tokens computed at once while other requests wait for their next token:
+            the longer, the later these get it, and the sooner new requests get their first.
         embedder: a sentence-transformers model that keys anchors; `None` takes the embedded default
             if it is installed, else the model's own mean token embedding.
         memory_folder: where anchors, maps and audits are kept between processes; `None` keeps nothing.
@@ -105,7 +107,8 @@ class EngineConfig:
     device_cache_bytes: int = 2 * GiB
     host_cache_bytes: int = 2 * GiB
     max_context: int | None = None
-    max_concurrent: int = 8
+    max_concurrent: int = 16
+    prefill_chunk: int = 128
     embedder: str | None = None
     memory_folder: str | None = None
     reuse: ReuseConfig = ReuseConfig()
@@ -122,6 +125,7 @@ class EngineConfig:
             f"max_context={self.max_context} must be at least 2 tokens; None takes the model's own limit",
         )
         _require(self.max_concurrent >= 1, f"max_concurrent={self.max_concurrent} must be at least 1")
+        _require(self.prefill_chunk >= 1, f"prefill_chunk={self.prefill_chunk} must be at least 1 token")
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> EngineConfig:

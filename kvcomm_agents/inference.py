@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from torch import Tensor
 
+from .batch import Batch
 from .config import EngineConfig
 from .constraint import Matcher
 from .embedding import Embedder, make_embedder
@@ -53,6 +53,7 @@ class Inference:
         self.runner = Runner(loaded.model)
         if config.reuse.mode == "corrected":
             self.runner.layout.require_movable()
+        self._batch = Batch(self.runner, config.prefill_chunk, self._with_room)
         self.store = KVStore(self.runner.device, config.device_cache_bytes, config.host_cache_bytes)
         self.reuse = Reuse(self.runner, self.store, config.reuse, self._remembered, self.telemetry.audit)
         self.renderer = PromptRenderer(loaded.tokenizer)
@@ -64,7 +65,7 @@ class Inference:
         self._eos = frozenset([eos] if isinstance(eos, int) else eos or ())
 
     def begin(self, job: Job) -> Running:
-        """Prefill a request and produce its first token.
+        """Plan a request's prefill and place what is placed; what is computed waits for `step`.
 
         Raises:
             PromptError, ContextLengthError, DeviceMemoryError: this request cannot be served.
@@ -94,8 +95,8 @@ class Inference:
         max_tokens = min(params.max_tokens or room, room)
         cache = self._with_room(lambda: self.runner.open(len(ids) + min(max_tokens, _FIRST_RESERVE)))
         try:
-            result = self._with_room(lambda: self.runner.prefill(cache, ids, choice.plan))
-            running = Running(
+            assembled = self._with_room(lambda: self.runner.assemble(cache, choice.plan))
+            return Running(
                 job=job,
                 agent=agent,
                 ids=ids,
@@ -110,27 +111,24 @@ class Inference:
                     "queue_s": started - job.submitted,
                     "render_s": matching - started,
                     "match_s": matched - matching,
-                    "assemble_s": result.assemble_s,
-                    "prefill_s": result.forward_s,
+                    "assemble_s": assembled,
+                    "prefill_s": 0.0,
                 },
+                begun=time.perf_counter(),
                 matcher=matcher,
+                logits=[] if self.reuse.wants_logits(choice, agent, request.namespace) else None,
             )
-            if self.reuse.wants_logits(choice, agent, request.namespace):
-                running.logits = []
-            tokens = running.draw(result.logits)
         except BaseException:
             self.runner.close(cache)
             raise
-        running.seconds["ttft_s"] = time.perf_counter() - job.submitted
-        running.accept(tokens)
-        return running
 
-    def step(self, running: Running) -> None:
-        """Produce one more token, and those that a constraint forces after it."""
-        new = running.output[running.cache.length - len(running.ids) :]
-        keep = len(new) if running.wants_logits else 1
-        logits: Tensor = self._with_room(lambda: self.runner.extend(running.cache, new, keep))
-        running.accept(running.draw(logits))
+    def step(self, running: Sequence[Running]) -> list[tuple[Running, Exception]]:
+        """Take requests one forward pass on: a token each, or a piece of the prompt. Returns those that failed."""
+        return self._batch.step(running)
+
+    def full(self, running: Sequence[Running]) -> bool:
+        """Whether prompts wait for more than the next step computes."""
+        return sum(one.left for one in running) >= self.config.prefill_chunk
 
     def finish(self, running: Running) -> None:
         """Answer a finished request, then remember its KV."""

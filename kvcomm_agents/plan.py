@@ -79,6 +79,17 @@ class PrefillPlan:
         """Tokens that go through the model."""
         return _tokens(self.computed)
 
+    def computed_piece(self, start: int, count: int) -> tuple[Computed, ...]:
+        """The runs of up to `count` computed tokens, after the first `start` of them."""
+        piece, stop = list[Computed](), start + count
+        for run in self.computed:
+            tokens = run.stop - run.start
+            first, last = max(start, 0), min(stop, tokens)
+            if first < last:
+                piece.append(Computed(run.start + first, run.start + last))
+            start, stop = start - tokens, stop - tokens
+        return tuple(piece)
+
     def placed_tokens(self, *, exact: bool) -> int:
         """Tokens placed with exact KV, or with approximate KV."""
         return _tokens(run for run in self.placed if run.exact is exact)

@@ -1,4 +1,4 @@
-"""Runner: executes any prefill plan on a transformers model in one forward pass. It knows no policy."""
+"""Runner: executes prefill plans on a transformers model, and decodes many contexts at once. It knows no policy."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .cache import PlanCache, position_ids
+from . import attention
+from .attention import Part
+from .cache import PlanCache
 from .layout import KVLayout, inspect
 from .packing import Pack, packed_mask
-from .plan import PrefillPlan, dense
+from .plan import Computed, PrefillPlan, dense
 
 _SPARE_CACHES = 2
 
@@ -28,7 +30,9 @@ class PrefillResult:
 
 
 class Runner:
-    """Prefill and decode on one model, one context at a time. Not thread-safe: its owner serialises.
+    """Prefill and decode on one model. Not thread-safe: its owner serialises.
+
+    A model whose attention allows it is switched to `attention.NAME`: contexts then share a forward pass.
 
     Args:
         model: a causal language model in eval mode.
@@ -40,6 +44,8 @@ class Runner:
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.layout: KVLayout = inspect(model)
+        self.ragged = self.layout.rope is not None and attention.enable(model, self.layout)
+        """Whether contexts share forward passes; if not, each has its own."""
         self._spare: list[PlanCache] = []
 
     @property
@@ -87,27 +93,63 @@ class Runner:
             UnsupportedModelError: the plan moves KV and the model's keys cannot be moved.
         """
         plan = plan or dense(len(ids))
+        assembled = self.assemble(cache, plan)
         started = time.perf_counter()
+        logits = self.forward([self.part(cache, ids, plan.computed, keep)])[0]
+        return PrefillResult(logits, assembled, time.perf_counter() - started)
+
+    @torch.no_grad()
+    def assemble(self, cache: PlanCache, plan: PrefillPlan) -> float:
+        """Write what a plan places to a cache; what it held is overwritten. Returns the seconds it took.
+
+        Raises:
+            UnsupportedModelError: the plan moves KV and the model's keys cannot be moved.
+        """
+        started = time.perf_counter()
+        cache.clear()
         cache.reserve(plan.length)
         for run in plan.placed:
             if run.block.position != run.start:
                 self.layout.require_movable()
             cache.place(run.block, run.start, self.layout.rope)
-        assembled = time.perf_counter()
-        spans = [(run.start, run.stop) for run in plan.computed]
-        if len(spans) == 1:
-            start, stop = spans[0]
-            targets: slice | Tensor = slice(start, stop)
-            mask = None  # transformers makes it, in the form the model's attention wants
-            tokens = list(ids[start:stop])
-        else:
-            self.layout.require_movable()
-            order = [position for start, stop in spans for position in range(start, stop)]
-            targets = torch.tensor(order, device=self.device)
-            mask = (torch.arange(plan.length, device=self.device) <= targets[:, None])[None, None]
-            tokens = [ids[position] for position in order]
-        logits = self._forward(cache, tokens, targets, plan.length, mask, keep)
-        return PrefillResult(logits, assembled - started, time.perf_counter() - assembled)
+        return time.perf_counter() - started
+
+    def part(self, cache: PlanCache, ids: Sequence[int], runs: Sequence[Computed], keep: int = 1) -> Part:
+        """What a context computes in a forward pass: the tokens of some runs of its prompt, in order.
+
+        Raises:
+            UnsupportedModelError: they are scattered and the model's keys cannot be moved.
+        """
+        if len(runs) == 1:
+            start, stop = runs[0].start, runs[0].stop
+            return Part(cache, ids[start:stop], slice(start, stop), keep)
+        self.layout.require_movable()
+        order = [position for run in runs for position in range(run.start, run.stop)]
+        return Part(cache, [ids[at] for at in order], torch.tensor(order, device=self.device), keep)
+
+    def append(self, cache: PlanCache, tokens: Sequence[int], keep: int = 1) -> Part:
+        """What a context computes in a forward pass: tokens appended to it. Makes room for them."""
+        at = cache.length
+        cache.reserve(at + len(tokens))
+        return Part(cache, tokens, slice(at, at + len(tokens)), keep)
+
+    @torch.no_grad()
+    def forward(self, parts: Sequence[Part]) -> list[Tensor]:
+        """Compute tokens of several contexts in one forward pass; float32 logits `[keep, vocabulary]` of each part.
+
+        Computed tokens attend to every token before them in their context, at their true positions.
+        May be repeated if it fails: contexts then are as they were.
+
+        Args:
+            parts: of different contexts.
+        """
+        if not self.ragged:
+            return [self._alone(part) for part in parts]
+        logits = attention.forward(self.model, parts).float()
+        for part in parts:
+            part.cache.length = part.end
+        self._synchronize()
+        return list(torch.split(logits, [part.keep for part in parts]))
 
     @torch.no_grad()
     def prefill_apart(self, cache: PlanCache, pack: Pack) -> None:
@@ -118,44 +160,42 @@ class Runner:
             pack: see `packing.Pack`. Captured blocks are of its positions, not of their places in the row.
         """
         row = len(pack.ids)
+        cache.clear()
         cache.reserve(row)
-        mask = packed_mask(pack.segments.to(self.device))
-        self._forward(cache, pack.ids.tolist(), slice(0, row), row, mask, 1, pack.positions.to(self.device)[None])
+        part = Part(cache, pack.ids.tolist(), slice(0, row))
+        self._alone(part, packed_mask(pack.segments.to(self.device)), pack.positions.to(self.device))
 
-    @torch.no_grad()
     def decode(self, cache: PlanCache, token: int) -> Tensor:
         """Append one token; logits of the next, float32 `[vocabulary]`."""
         return self.extend(cache, [token])[0]
 
-    @torch.no_grad()
     def extend(self, cache: PlanCache, tokens: Sequence[int], keep: int = 1) -> Tensor:
         """Append tokens in one forward pass; logits after the last `keep` of them, float32 `[keep, vocabulary]`."""
-        at = cache.length
-        end = at + len(tokens)
-        cache.reserve(end)
-        return self._forward(cache, tokens, slice(at, end), end, None, keep)
+        return self.forward([self.append(cache, tokens, keep)])[0]
 
-    def _forward(
-        self,
-        cache: PlanCache,
-        tokens: Sequence[int],
-        targets: slice | Tensor,
-        end: int,
-        mask: Tensor | None,
-        keep: int,
-        positions: Tensor | None = None,
-    ) -> Tensor:
-        cache.expect(targets, end)
-        output = self.model(
-            input_ids=torch.tensor([tokens], device=self.device),
-            attention_mask=mask,
-            position_ids=position_ids(targets, self.device) if positions is None else positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=keep,
-        )
-        cache.length = end
-        logits: Tensor = output.logits[0, -keep:].float()
+    def _alone(self, part: Part, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+        """A forward pass through the model's own attention, its mask in the form that wants."""
+        cache, before = part.cache, part.cache.length
+        if mask is None and not isinstance(part.targets, slice):
+            mask = (torch.arange(part.end, device=self.device) <= part.targets[:, None])[None, None]
+        cache.expect(part.targets, part.end)
+        try:
+            output = self.model(
+                input_ids=torch.tensor([part.tokens], device=self.device),
+                attention_mask=mask,
+                position_ids=(part.positions if positions is None else positions)[None],
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=max(part.keep, 1),
+            )
+        except BaseException:
+            cache.length = before
+            raise
+        cache.length = part.end
+        logits: Tensor = output.logits[0, output.logits.shape[1] - part.keep :].float()
+        self._synchronize()
+        return logits
+
+    def _synchronize(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        return logits

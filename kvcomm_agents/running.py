@@ -1,4 +1,4 @@
-"""Running: a request while it is decoded. Tokens in, text and the end out."""
+"""Running: a request while it is prefilled and decoded. Tokens in, text and the end out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ from .telemetry import FinishReason
 
 @dataclass(slots=True, eq=False)
 class Running:
-    """A request being decoded: its context, what it has said, and the times so far."""
+    """A request being served: its context, what it has said, and the times so far.
+
+    `computed` counts the tokens of its plan that went through the model, `begun` is when it was ready
+    for that, by `time.perf_counter()`.
+    """
 
     job: Job
     agent: str
@@ -32,12 +36,19 @@ class Running:
     max_tokens: int
     eos: frozenset[int]
     seconds: dict[str, float]
+    begun: float
+    computed: int = 0
     output: list[int] = field(default_factory=list)
     matcher: Matcher | None = None
     logits: list[Tensor] | None = None
     text: list[str] = field(default_factory=list)
     untold: int = 0
     finished: FinishReason | None = None
+
+    @property
+    def left(self) -> int:
+        """Tokens of the prompt still to be computed; none while it is decoded."""
+        return self.choice.plan.computed_tokens - self.computed
 
     @property
     def wants_logits(self) -> bool:

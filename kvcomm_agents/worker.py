@@ -1,4 +1,4 @@
-"""Worker: the one thread that owns a model. Requests wait in its queue and are decoded in turn."""
+"""Worker: the one thread that owns a model. Requests wait in its queue and are served together."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ T = TypeVar("T")
 
 
 class Worker:
-    """Runs jobs on a daemon thread, one token of each running job at a time.
+    """Runs jobs on a daemon thread, one forward pass over all of them at a time.
 
     Args:
         make: builds the inference, on the worker's thread, when the first job needs it. If it
             fails, the jobs waiting fail with its error and the next job tries again.
-        max_concurrent: jobs decoded in turn.
+        max_concurrent: jobs served together.
         name: of the thread.
     """
 
@@ -108,15 +108,11 @@ class Worker:
             self._sweep()
             while self._calls:
                 self._answer(*self._calls.popleft())
-            self._tidy(urgent=True)
-            job = self._next(self._patience(running)) if len(running) < self._max else None
-            if job is not None:
-                self._begin(job, running)
-            elif not running:
-                self._tidy(urgent=False)
-            for one in list(running):
-                if not self._advance(one):
-                    running.remove(one)
+            self._tidy(urgent=True, most=1 if running else None)
+            came = self._admit(running)
+            if self._backlog() > _MAX_BACKLOG // 2 or not (came or running):
+                self._tidy(urgent=False, most=1)
+            self._advance(running)
         for one in running:
             one.job.emit(EngineClosedError("the engine was closed while this request ran"))
         for job in self._waiting:
@@ -149,6 +145,17 @@ class Worker:
         for job, why in stopped:
             job.emit(why)
 
+    def _admit(self, running: list[Running]) -> bool:
+        """Begin waiting jobs while there is room for more, in number and in the next pass; whether any came."""
+        came, patience = False, self._patience(running)
+        while len(running) < self._max and not (self._inference and self._inference.full(running)):
+            job = self._next(patience)
+            if job is None:
+                break
+            self._begin(job, running)
+            came, patience = True, 0.0
+        return came
+
     def _patience(self, running: list[Running]) -> float | None:
         """Seconds to wait for a job: none while others run, a moment before idle work, else for ever."""
         if running:
@@ -171,15 +178,15 @@ class Worker:
     def _idle_work(self) -> bool:
         return self._inference is not None and bool(self._inference.reuse.backlog or len(self._inference.warmup))
 
-    def _tidy(self, *, urgent: bool) -> None:
-        """Work that no request waits for: all that is urgent, or one piece of the rest, a warm-up's last."""
+    def _tidy(self, *, urgent: bool, most: int | None) -> None:
+        """Work that no request waits for: up to so many pieces of what is urgent, or of the rest, a warm-up's last."""
         if self._inference is None or not threading.main_thread().is_alive():  # no learning while Python shuts down
             return
         reuse = self._inference.reuse
         work = reuse.urgent if urgent else reuse.backlog
         if not urgent and not work:
             self._inference.warmup.step()
-        for _ in range(len(work) if urgent else min(1, len(work))):
+        for _ in range(len(work) if most is None else min(most, len(work))):
             try:
                 work.popleft()()
             except Exception:  # what was not learned is only slower, never wrong
@@ -191,31 +198,37 @@ class Worker:
             if why := job.check():
                 raise why
             while self._backlog() > _MAX_BACKLOG:
-                self._tidy(urgent=False)
+                self._tidy(urgent=False, most=1)
             if self._inference is None:
                 self._inference = self._make()
             running.append(self._inference.begin(job))
         except Exception as error:  # whatever it is, it is this job's alone
             job.emit(error)
 
-    def _advance(self, one: Running) -> bool:
-        """One token, or the end; whether there is more to do."""
+    def _advance(self, running: list[Running]) -> None:
+        """One forward pass for all, and the end for those that are done, not wanted any more, or failed."""
         inference = self._inference
         if inference is None:
-            raise RuntimeError("a job runs without a model")
-        try:
-            if one.finished:
-                inference.finish(one)
-                self._busy_until = time.perf_counter()
-                return False
+            return
+        for one in list(running):
             if why := one.job.check():
-                one.job.emit(why)
-                inference.release(one)
-                return False
-            inference.step(one)
-            return True
+                running.remove(one)
+                self._end(one, why, inference.release)
+        for one, error in inference.step(running):
+            running.remove(one)
+            logger.error("a request failed", exc_info=error)
+            one.job.emit(error)
+        for one in [one for one in running if one.finished]:
+            running.remove(one)
+            self._end(one, None, inference.finish)
+            self._busy_until = time.perf_counter()
+
+    def _end(self, one: Running, why: Exception | None, work: Callable[[Running], None]) -> None:
+        """Tell why a request stops, if it was not done, and do the last work for it."""
+        if why is not None:
+            one.job.emit(why)
+        try:
+            work(one)
         except Exception as error:
             logger.exception("a request failed")
             one.job.emit(error)
-            inference.runner.close(one.cache)
-            return False

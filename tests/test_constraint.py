@@ -198,8 +198,8 @@ def test_forced_tokens_cost_no_step_and_change_nothing(auto_engine: Engine, monk
     inference = auto_engine._worker.inference
     assert inference is not None
     steps = []
-    extend = inference.runner.extend
-    monkeypatch.setattr(inference.runner, "extend", lambda *args: steps.append(args) or extend(*args))
+    forward = inference.runner.forward
+    monkeypatch.setattr(inference.runner, "forward", lambda *args: steps.append(args) or forward(*args))
     assert auto_engine.generate(request).token_ids == fast.token_ids
     assert len(steps) < len(fast.token_ids) / 2
     monkeypatch.setattr(Matcher, "forced", lambda self: [])

@@ -222,14 +222,14 @@ def test_out_of_memory_evicts_and_retries_once(engine: Engine, monkeypatch: pyte
     engine.generate(ask("fill the store"))
     inference = engine._worker.inference
     assert inference is not None
-    prefill, failures = inference.runner.prefill, [torch.OutOfMemoryError("CUDA out of memory")]
+    forward, failures = inference.runner.forward, [torch.OutOfMemoryError("CUDA out of memory")]
 
     def failing(*args: object, **kwargs: object) -> object:
         if failures:
             raise failures.pop()
-        return prefill(*args, **kwargs)  # type: ignore[arg-type]
+        return forward(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(inference.runner, "prefill", failing)
+    monkeypatch.setattr(inference.runner, "forward", failing)
     stored = engine.stats.host_bytes
     assert engine.generate(ask("squeeze", max_tokens=1)).token_ids
     assert engine.stats.host_bytes < stored
@@ -243,7 +243,7 @@ def test_an_internal_error_fails_one_request_alone(engine: Engine, monkeypatch: 
     engine.generate(ask("warm"))
     inference = engine._worker.inference
     assert inference is not None
-    monkeypatch.setattr(inference.runner, "extend", lambda *_: (_ for _ in ()).throw(ZeroDivisionError("bug")))
+    monkeypatch.setattr(inference.runner, "forward", lambda *_: (_ for _ in ()).throw(ZeroDivisionError("bug")))
     with pytest.raises(ZeroDivisionError):
         engine.generate(ask("boom"))
     monkeypatch.undo()

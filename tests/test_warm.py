@@ -161,7 +161,7 @@ def test_a_request_waits_for_one_pack_at_most(engine: Engine) -> None:
     engine.settle()
     assert engine._worker.inference is not None
     runner, warming = engine._worker.inference.runner, threading.Event()
-    order, apart, prefill = [], runner.prefill_apart, runner.prefill
+    order, apart, forward = [], runner.prefill_apart, runner.forward
 
     def packed(*args: object) -> None:
         apart(*args)  # type: ignore[arg-type]
@@ -170,9 +170,9 @@ def test_a_request_waits_for_one_pack_at_most(engine: Engine) -> None:
 
     def served(*args: object) -> object:
         order.append("request")
-        return prefill(*args)  # type: ignore[arg-type]
+        return forward(*args)  # type: ignore[arg-type]
 
-    runner.prefill_apart, runner.prefill = packed, served  # type: ignore[method-assign, assignment]
+    runner.prefill_apart, runner.forward = packed, served  # type: ignore[method-assign, assignment]
     future = engine.submit_warm([passage(seed) for seed in range(100, 200)])
     assert warming.wait(10)
     before = len(order)
