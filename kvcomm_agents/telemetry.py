@@ -63,14 +63,15 @@ class RequestReport:
     """One request, counted in tokens and seconds.
 
     `prompt_tokens == computed_tokens + placed_exact_tokens + placed_corrected_tokens` always.
-    Seconds: `queue_s` waiting for the worker and for room in a forward pass, `render_s` from messages to prompt ids,
-    `match_s` finding stored KV, `assemble_s` writing it into the cache, `prefill_s` the forward passes over
-    the computed tokens, which other requests share; `ttft_s` from submission to the first token and `total_s` to the last, so both
-    count waiting. `started_at` is the submission, in Unix seconds. `rung` says how much was computed
-    (`exact`, `dense`, or a rung of the ladder) and `predicted_divergence` what the guard expected of it,
-    mean KL per token in nats. `runs` covers the prompt. A request that failed has `error`, and of the
-    other figures only its times. `spans_found` and `span_tokens` count what others wrote that was found in
-    the prompt, placed or not; 0 where it was not looked for, in exact mode.
+    Seconds: `queue_s` waiting for the worker and for room in a forward pass, `render_s` from messages to
+    prompt ids, `match_s` finding stored KV, `assemble_s` writing it into the cache, `prefill_s` the forward
+    passes over the computed tokens, which other requests share; `ttft_s` from submission to the first token
+    and `total_s` to the last, so both count waiting. `started_at` is the submission, in Unix seconds.
+    `rung` says how much was computed (`exact`, `dense`, or a rung of the ladder) and
+    `predicted_divergence` what the guard expected of it, mean KL per token in nats. `runs` covers the
+    prompt. A request that failed has `error`, and of the other figures only its times. `spans_found` and
+    `span_tokens` count what others wrote that was found in the prompt, placed or not; 0 where it was not
+    looked for, in exact mode.
     """
 
     agent: str

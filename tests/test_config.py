@@ -50,12 +50,13 @@ def test_every_setting_is_read_from_its_variable():
         "KVCOMM_HOST_CACHE_BYTES": "0",
         "KVCOMM_MAX_CONTEXT": "4096",
         "KVCOMM_MAX_CONCURRENT": "3",
+        "KVCOMM_PREFILL_CHUNK": "64",
         "KVCOMM_EMBEDDER": "token-mean",
         "KVCOMM_MEMORY_FOLDER": "memory",
         "KVCOMM_REUSE": "off",
     }
     assert len(env) == len(fields(EngineConfig))  # a new setting must be added here
-    expected = EngineConfig("cpu", "bfloat16", 1, 0, 4096, 3, "token-mean", "memory", ReuseConfig("off"))
+    expected = EngineConfig("cpu", "bfloat16", 1, 0, 4096, 3, 64, "token-mean", "memory", ReuseConfig("off"))
     assert EngineConfig.from_env({**env, "UNRELATED": "x"}) == expected
 
 
