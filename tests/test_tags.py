@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import tiny_model
+from two_agents import make_speaker
 
 from kvcomm_agents import Completion, EngineConfig, Message, Request, ReuseConfig, SamplingParams
 from kvcomm_agents.engine import Engine
@@ -103,12 +103,7 @@ def ask(engine: Engine, agent: str, *messages: Message, namespace: str = "defaul
 
 @pytest.fixture(scope="module")
 def make() -> Callable[..., Engine]:
-    """A tiny model that writes letters only, so that its text tokenises to the tokens it wrote."""
-    loaded = tiny_model("llama")
-    letters = set(loaded.tokenizer("abcdefghijklmnopqrstuvwxyz ,.")["input_ids"])
-    head = loaded.model.get_output_embeddings().weight
-    with torch.no_grad():
-        head[[index for index in range(head.shape[0]) if index not in letters]] = 0
+    loaded = make_speaker()
     return lambda **reuse: Engine(loaded, EngineConfig(reuse=ReuseConfig(**reuse)))
 
 

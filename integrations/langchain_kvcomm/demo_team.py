@@ -67,8 +67,8 @@ TURNS = {
 }
 
 
-def build_team(llm: BaseChatModel) -> Any:  # a compiled graph, whose type has four parameters
-    """Planner, then coder and reviewer in turn until the reviewer has spoken `REVIEWS` times."""
+def build_team(llm: BaseChatModel, reviews: int = REVIEWS) -> Any:  # a compiled graph, whose type has four parameters
+    """Planner, then coder and reviewer in turn until the reviewer has spoken `reviews` times."""
 
     def as_seen_by(agent: str, messages: list[AnyMessage]) -> list[BaseMessage]:
         """The conversation with the agent's own turns as the assistant's and all others as the user's."""
@@ -87,8 +87,8 @@ def build_team(llm: BaseChatModel) -> Any:  # a compiled graph, whose type has f
         return node
 
     def after_review(state: MessagesState) -> Literal["coder", "__end__"]:
-        reviews = sum(message.name == "reviewer" for message in state["messages"])
-        return "coder" if reviews < REVIEWS else "__end__"
+        spoken = sum(message.name == "reviewer" for message in state["messages"])
+        return "coder" if spoken < reviews else "__end__"
 
     team = StateGraph(MessagesState)
     for agent in PROMPTS:

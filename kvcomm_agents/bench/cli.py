@@ -262,3 +262,60 @@ def hitpath(
         grid.add_row(length, *parts, f"{row['overhead_of_saved']:.1%}")
     Console().print(grid)
     write(report, json_path)
+
+
+@bench_app.command()
+def apps(
+    files: Annotated[
+        list[Path], typer.Argument(help="Python files with `build(llm)`, `INPUT` and `MORE`, or folders.")
+    ],
+    model: Model = "default",
+    runs: Count = 8,
+    max_tokens: Count = 40,
+    dtype: DTypeName = "auto",
+    json_path: Json = None,
+) -> None:
+    """What is found and placed in LangChain apps, from their second run on."""
+    from ..cli import plain_errors
+
+    with plain_errors():
+        from .apps import load_app, measure_apps, rows
+
+        writable(json_path)
+        found = [one for file in files for one in (sorted(file.glob("[!_]*.py")) if file.is_dir() else [file])]
+        loaded = [load_app(file) for file in found]
+        with progress() as tell:
+            report = measure_apps(loaded, model, dtype, runs, max_tokens, tell)
+        write(report, json_path)
+        table(
+            f"{report['model']}, runs 2 to {runs}; shares of the prompt tokens",
+            ("app", "calls", "spans", "in spans", "exact", "corrected", "last run", "placed", "mode corrected"),
+            rows(report),
+        )
+
+
+@bench_app.command()
+def serve(
+    model: Model = "default",
+    reuse: Annotated[str, typer.Option(help="exact, auto, corrected or off.")] = "exact",
+    runs: Count = 16,
+    rounds: Count = 2,
+    max_tokens: Count = 16,
+    dtype: DTypeName = "auto",
+    json_path: Json = None,
+) -> None:
+    """1, 4 and 16 runs of a LangGraph team at the same time, on one model."""
+    from ..cli import plain_errors
+
+    with plain_errors():
+        from .serve import measure_serve, rows
+
+        writable(json_path)
+        with progress() as tell:
+            report = measure_serve(model, dtype, reuse, runs, rounds, max_tokens, tell=tell)
+        write(report, json_path)
+        table(
+            f"{report['model']}, reuse={reuse}: {runs} runs of three calls, {rounds} rounds",
+            ("at a time", "runs/s", "tokens/s", "against 1", "TTFT ms", "p95", "answers as alone"),
+            rows(report),
+        )

@@ -4,10 +4,23 @@ from typing import TypedDict
 
 from langgraph.graph import END, START, StateGraph
 
-INPUT = {"history": "", "last": "", "turns": 0}
+INPUT = {"topic": "a four-day week", "history": "", "last": "", "turns": 0}
+MORE = [
+    {**INPUT, "topic": topic}
+    for topic in (
+        "cars in the old town",
+        "school uniforms",
+        "the right to work from home",
+        "homework for small children",
+        "free buses and trains",
+        "zoos in large cities",
+        "lights in the streets at night",
+    )
+]
 
 
 class State(TypedDict):
+    topic: str
     history: str
     last: str
     turns: int
@@ -16,7 +29,7 @@ class State(TypedDict):
 def build(llm):
     def speaker(side):
         def node(state: State):
-            prompt = f"""You are the {side} in a debate on a four-day week.
+            prompt = f"""You are the {side} in a debate on {state["topic"]}.
 Conversation history of the debate: {state["history"]}
 Last argument of the other side: {state["last"]}
 Answer it."""

@@ -7,6 +7,18 @@ from langgraph.graph import END, START, StateGraph
 from langgraph.types import Send
 
 INPUT = {"topics": ["the sun", "the moon", "the sea"]}
+MORE = [
+    {"topics": list(topics)}
+    for topics in (
+        ("the rain", "the snow", "the wind"),
+        ("the horse", "the cow", "the goat"),
+        ("the bread", "the salt", "the oil"),
+        ("the wheel", "the sail", "the steam engine"),
+        ("the heart", "the lungs", "the brain"),
+        ("the violin", "the drum", "the flute"),
+        ("the desert", "the forest", "the steppe"),
+    )
+]
 
 
 class State(TypedDict, total=False):

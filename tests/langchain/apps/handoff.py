@@ -6,6 +6,18 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.types import Command
 
 INPUT = {"messages": [("user", "I want to send back the blue shoes that I bought last week.")]}
+MORE = [
+    {"messages": [("user", text)]}
+    for text in (
+        "I want to return the green boots that I ordered in March.",
+        "The red sandals that I bought here are broken, and I want my money back.",
+        "You sent me two left shoes. I would like to send them back.",
+        "My new slippers are too small. Can I give them back, please?",
+        "I paid for the black shoes twice, and want one payment back.",
+        "I no longer need the running shoes that I bought yesterday.",
+        "The heels I bought for my sister do not fit her at all.",
+    )
+]
 
 
 @tool

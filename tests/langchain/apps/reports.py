@@ -5,6 +5,18 @@ from typing import TypedDict
 from langgraph.graph import END, START, StateGraph
 
 INPUT = {"company": "Acme Rockets"}
+MORE = [
+    {"company": name}
+    for name in (
+        "Blue Harbour Shipping",
+        "Northwind Bicycles",
+        "Old Mill Bakeries",
+        "Silver Birch Paper",
+        "Lantern Street Books",
+        "Green Valley Dairies",
+        "Stonebridge Clocks",
+    )
+]
 
 
 class State(TypedDict, total=False):

@@ -4,6 +4,18 @@ from langchain_core.messages import HumanMessage, SystemMessage
 from langgraph.graph import END, START, MessagesState, StateGraph
 
 INPUT = {"messages": [("user", "How high is the tallest tower in the world, and who built it?")]}
+MORE = [
+    {"messages": [("user", text)]}
+    for text in (
+        "How long is the longest bridge in the world, and what does it cross?",
+        "How deep is the deepest lake on Earth, and where does it lie?",
+        "How old is the oldest tree that we know of, and how is that known?",
+        "How fast is the fastest train in service, and which country runs it?",
+        "How cold was the coldest day that was ever measured, and where?",
+        "How heavy is the heaviest bell that still rings, and who cast it?",
+        "How many steps has the longest stairway in Europe, and where is it?",
+    )
+]
 
 
 def build(llm):

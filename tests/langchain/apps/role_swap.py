@@ -4,6 +4,18 @@ from langchain_core.messages import AIMessage, HumanMessage, SystemMessage
 from langgraph.graph import END, START, MessagesState, StateGraph
 
 INPUT = {"messages": [HumanMessage("Write an essay on why we read old books, in one sentence.")]}
+MORE = [
+    {"messages": [HumanMessage(f"Write an essay on why we {what}, in one sentence.")]}
+    for what in (
+        "plant trees that we shall not see grown",
+        "tell children stories that are not true",
+        "keep letters that we never read again",
+        "walk the long way home in spring",
+        "name ships, storms and stars",
+        "learn poems by heart at school",
+        "travel to places we know from paintings",
+    )
+]
 
 
 def build(llm):

@@ -8,6 +8,18 @@ from langchain_core.prompts import ChatPromptTemplate
 from langgraph.graph import END, START, StateGraph
 
 INPUT = {"objective": "bake bread for ten guests", "past_steps": []}
+MORE = [
+    {"objective": objective, "past_steps": []}
+    for objective in (
+        "cook soup for thirty children",
+        "build a small shed for tools",
+        "plan a walk across the hills",
+        "paint the fence of the school",
+        "dig a pond in the back garden",
+        "repair the bicycle of a friend",
+        "write a play for the village fair",
+    )
+]
 
 REPLAN = ChatPromptTemplate.from_template(
     "Your objective was this: {objective}\n\nYou have done these steps: {past_steps}\n\nWhat is left to do?"

@@ -4,6 +4,18 @@ from langchain_core.messages import SystemMessage
 from langgraph.graph import END, START, MessagesState, StateGraph
 
 INPUT = {"messages": [("user", "Our team wants to move its work to a new city. What should we know first?")]}
+MORE = [
+    {"messages": [("user", text)]}
+    for text in (
+        "We think of hiring two people from abroad. What should we know before we begin?",
+        "Our bakery would like to sell its bread online. What has to be thought of first?",
+        "The school plans a week without any lessons for its older pupils. What could they do?",
+        "A friend of mine wants to keep bees on the roof of her house. What does she need?",
+        "We are to move our archive of letters into a cellar. What may go wrong?",
+        "The club would like to buy an old boat and mend it together. Is that wise?",
+        "My parents want to rent out two rooms of their farm to guests. How do they start?",
+    )
+]
 
 
 def build(llm):

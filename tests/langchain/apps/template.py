@@ -4,6 +4,18 @@ from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder
 from langgraph.graph import END, START, MessagesState, StateGraph
 
 INPUT = {"messages": [("user", "Please write a line about honey bees in winter.")]}
+MORE = [
+    {"messages": [("user", text)]}
+    for text in (
+        "Please write a line about an old lighthouse that nobody keeps.",
+        "Please write a line about the first snow on a railway station.",
+        "Please write a line about two cats on a warm windowsill.",
+        "Please write a line about a market square at five in the morning.",
+        "Please write a line about the smell of a library in summer.",
+        "Please write a line about a river that has lost its bridge.",
+        "Please write a line about the last train home on a Sunday.",
+    )
+]
 
 PROMPT = ChatPromptTemplate.from_messages(
     [

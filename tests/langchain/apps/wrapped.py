@@ -5,6 +5,18 @@ from typing import TypedDict
 from langgraph.graph import END, START, StateGraph
 
 INPUT = {"question": "Is it safe to swim in the lake of our town in October?"}
+MORE = [
+    {"question": question}
+    for question in (
+        "May we drink the water from the old well behind the church?",
+        "Can the river be crossed on foot where the mill used to stand?",
+        "Is the ice on the village pond thick enough to skate on in January?",
+        "Are the mushrooms that grow behind the sports field good to eat?",
+        "Should the market square be closed to cars while the pipes are laid?",
+        "Can children swim in the canal now that the factory is closed?",
+        "Is the cellar of the town hall dry enough for the old records?",
+    )
+]
 
 
 class State(TypedDict, total=False):
