@@ -9,7 +9,7 @@ import asyncio
 import json
 import re
 import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 from kvcomm_agents.request import Completion, Message, Request, TextChunk, ToolSpec
@@ -35,6 +35,7 @@ class FakeEngine:
         self.requests: list[Request] = []
         self.cancelled: list[Request] = []
         self.expected: list[tuple[int, str, list[str]]] = []  # after how many requests
+        self.script: Callable[[Request], str | None] = lambda request: None  # what it says instead of an echo
         self._lock = threading.Lock()
         self._seen: dict[str, list[list[str]]] = {}
 
@@ -85,7 +86,7 @@ class FakeEngine:
 
     def _answer(self, request: Request) -> tuple[list[TextChunk], Completion]:
         heard = request.messages[-1].content if request.prompt_ids is None else "ids"
-        text, reason = _say(request, heard), "stop"
+        text, reason = self.script(request) or _say(request, heard), "stop"
         for stop in request.params.stop:
             text = text.split(stop)[0]
         pieces = [word if i == 0 else " " + word for i, word in enumerate(text.split(" "))]

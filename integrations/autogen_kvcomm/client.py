@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self, TypeVar
 
 from autogen_core import EVENT_LOGGER_NAME, CancellationToken, Component
@@ -38,8 +39,27 @@ ToolChoice = Tool | Literal["auto", "required", "none"]
 T = TypeVar("T")
 
 
-class KVCommClientConfig(RootModel[ClientSettings]):
-    """The client as a component's config: the fields of `ClientSettings`."""
+class AutoGenOptions(ClientOptions, total=False):
+    """Keywords of the constructor but `model`."""
+
+    schemas: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class AutoGenSettings(ClientSettings):
+    """`ClientSettings`, and what only AutoGen needs.
+
+    Args:
+        schemas: JSON schemas that stand in for those of pydantic classes given as `json_output`, by the
+            classes' names. `LedgerEntry` with the participants' names as an `enum` keeps a small model
+            from inventing one in MagenticOne's ledger.
+    """
+
+    schemas: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+class KVCommClientConfig(RootModel[AutoGenSettings]):
+    """The client as a component's config: the fields of `AutoGenSettings`."""
 
 
 class KVCommChatCompletionClient(ChatCompletionClient, Component[KVCommClientConfig]):
@@ -55,7 +75,7 @@ class KVCommChatCompletionClient(ChatCompletionClient, Component[KVCommClientCon
 
     Args:
         model: hub id, local folder or GGUF file.
-        settings: see `ClientSettings`.
+        settings: see `AutoGenSettings`.
 
     Raises:
         ConfigError: a setting out of range.
@@ -65,8 +85,8 @@ class KVCommChatCompletionClient(ChatCompletionClient, Component[KVCommClientCon
     component_config_schema = KVCommClientConfig
     component_provider_override = "autogen_kvcomm.KVCommChatCompletionClient"
 
-    def __init__(self, model: str, **settings: Unpack[ClientOptions]) -> None:
-        self._settings = ClientSettings(model=model, **settings)
+    def __init__(self, model: str, **settings: Unpack[AutoGenOptions]) -> None:
+        self._settings = AutoGenSettings(model=model, **settings)
         self._usage = RequestUsage(prompt_tokens=0, completion_tokens=0)
         self._reports: deque[RequestReport] = deque(maxlen=1000)
 
@@ -206,7 +226,7 @@ class KVCommChatCompletionClient(ChatCompletionClient, Component[KVCommClientCon
 
     @classmethod
     def _from_config(cls, config: KVCommClientConfig) -> Self:
-        return cls(**{name: getattr(config.root, name) for name in ClientSettings.__dataclass_fields__})
+        return cls(**{name: getattr(config.root, name) for name in AutoGenSettings.__dataclass_fields__})
 
     def _request(
         self,
@@ -216,8 +236,8 @@ class KVCommChatCompletionClient(ChatCompletionClient, Component[KVCommClientCon
         json_output: bool | type[BaseModel] | None,
         extra: Mapping[str, Any] | None,
     ) -> Request:
-        options = dict(extra or {})
-        response_format = to_response_format(json_output)
+        options, said = dict(extra or {}), to_messages(messages)
+        response_format = to_response_format(json_output, said, self._settings.schemas)
         if response_format is not None:
             if options.get("response_format") is not None:
                 raise ConfigError("json_output and response_format both say what the answer is; give one of them")
@@ -226,7 +246,7 @@ class KVCommChatCompletionClient(ChatCompletionClient, Component[KVCommClientCon
             options["tool_choice"] = tool_choice.name if isinstance(tool_choice, Tool) else tool_choice
         caller = find_caller()
         return self._settings.request(
-            to_messages(messages),
+            said,
             to_tools(tools),
             options,
             agent=caller.agent,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autogen_core import FunctionCall
@@ -66,8 +66,17 @@ def to_tools(tools: Sequence[Tool | ToolSchema]) -> tuple[ToolSpec, ...]:
     return to_specs([{"function": tool.schema if isinstance(tool, Tool) else tool} for tool in tools])
 
 
-def to_response_format(json_output: bool | type[BaseModel] | None) -> dict[str, Any] | None:
-    """What `json_output` asks for, in OpenAI's form.
+def to_response_format(
+    json_output: bool | type[BaseModel] | None,
+    messages: Sequence[Message],
+    schemas: Mapping[str, dict[str, Any]],
+) -> dict[str, Any] | None:
+    """What `json_output` asks for, in OpenAI's form. A schema that the messages already spell out is not shown again.
+
+    Args:
+        json_output: as AutoGen has it.
+        messages: of the call.
+        schemas: stand in for those of classes, by name.
 
     Raises:
         ConfigError: it is neither a bool nor a pydantic class.
@@ -77,9 +86,22 @@ def to_response_format(json_output: bool | type[BaseModel] | None) -> dict[str, 
     if json_output is True:
         return {"type": "json_object"}
     if isinstance(json_output, type) and issubclass(json_output, BaseModel):
-        schema = json_output.model_json_schema()
+        schema = schemas.get(json_output.__name__) or json_output.model_json_schema()
+        if all(any(f'"{name}"' in message.content for message in messages) for name in _names(schema)):
+            return {"type": "json_object", "schema": schema}  # as in MagenticOne's ledger prompt
         return {"type": "json_schema", "json_schema": {"name": json_output.__name__, "schema": schema}}
     raise ConfigError(f"json_output={json_output!r} is neither a bool nor a pydantic model class")
+
+
+def _names(schema: Any) -> set[str]:
+    """Names of all properties, at any depth."""
+    if isinstance(schema, list):
+        return {name for one in schema for name in _names(one)}
+    if not isinstance(schema, Mapping):
+        return set()
+    own = schema.get("properties")
+    below = {name for value in schema.values() for name in _names(value)}
+    return below | (set(own) if isinstance(own, Mapping) else set())
 
 
 def to_result(answer: Answer) -> CreateResult:
