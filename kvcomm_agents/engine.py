@@ -193,19 +193,24 @@ class Engine:
             self._loaded = load_model(self.name, device=self.config.device, dtype=self.config.dtype)
         return self._loaded
 
-    def expect(self, texts: Sequence[str], namespace: str = "default") -> None:
+    def expect(self, texts: Sequence[str], namespace: str = "default", *, warm: bool = False) -> None:
         """Say what prompts are about to hold. Returns at once; may be called from any thread.
 
         Spans in these texts that are known already are embedded, and corrected for the agents that usually
-        read their like, before a prompt asks for it. No forward pass is spent, and texts nobody has read or
-        written yet stay unknown. Nothing happens before the first request, or where nothing is learned.
+        read their like, before a prompt asks for it. No forward pass is spent on that. Nothing happens
+        before the first request, or where nothing is learned.
+
+        Args:
+            texts: as prompts will hold them, alone or among other text.
+            namespace: whose they are.
+            warm: texts of which nothing is known are warmed, as by `submit_warm`.
 
         Raises:
             EngineClosedError: after `close`.
         """
         if self.config.reuse.learns and self._worker.inference is not None:
             said = tuple(texts)
-            self._worker.call(lambda inference: inference.expect(said, namespace))
+            self._worker.call(lambda inference: inference.expect(said, namespace, warm=warm))
 
     @property
     def reports(self) -> tuple[RequestReport, ...]:

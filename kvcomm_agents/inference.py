@@ -22,14 +22,14 @@ from .library import Tagged
 from .memory import Memory
 from .models import LoadedModel
 from .prompt import PromptRenderer, Rendered, agent_name
-from .request import Completion, Request
+from .request import Completion, Message, Request
 from .reuse import Reuse
 from .runner import Runner
 from .running import Running
 from .store import KVStore
 from .telemetry import RequestReport, Telemetry
 from .tokenruns import token_runs
-from .warm import Warmup
+from .warm import WarmOrder, Warmup
 
 logger = logging.getLogger(__name__)
 
@@ -179,10 +179,13 @@ class Inference:
         finally:
             self.runner.close(running.cache)
 
-    def expect(self, texts: Sequence[str], namespace: str) -> None:
-        """Have what is known of texts corrected for its likely readers, before a prompt asks for it."""
-        for text in texts:
-            self.reuse.expect(self.loaded.tokenizer(text, add_special_tokens=False)["input_ids"], namespace)
+    def expect(self, texts: Sequence[str], namespace: str, *, warm: bool = False) -> None:
+        """Have what is known of texts corrected for its likely readers, and with `warm` the other texts warmed."""
+        ids = [tuple(self.loaded.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+        unknown = [one for one in ids if not self.reuse.expect(one, namespace) and len(one) < self.max_context]
+        if warm and unknown and self.runner.layout.rope is not None:
+            first = self.renderer.ids((Message("user", "."),))[0]
+            self.warmup.submit(WarmOrder(unknown, first, namespace))
 
     def forget(self, namespace: str | None = None) -> None:
         """Drop what a namespace has stored and learned, or all of it."""

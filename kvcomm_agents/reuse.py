@@ -233,12 +233,13 @@ class Reuse:
         spans = memory.register(agent, whole, known, len(ids), capture, exact=exact)
         self.urgent.append(lambda: memory.foresee(spans))
 
-    def expect(self, ids: Sequence[int], namespace: str) -> None:
-        """Put known spans of a text that prompts are about to hold among the urgent work."""
+    def expect(self, ids: Sequence[int], namespace: str) -> bool:
+        """Put known spans of a text that prompts are about to hold among the urgent work; whether there are any."""
         memory = self._memories.get(namespace)
-        if memory is not None:
-            spans = [memory.library[match.span] for match in memory.library.find(ids, 0)]
+        spans = [memory.library[match.span] for match in memory.library.find(ids, 0)] if memory else []
+        if memory and spans:
             self.urgent.append(lambda: memory.foresee(spans))
+        return bool(spans)
 
     def tags(self, choice: Choice, said: Sequence[int], agent: str, namespace: str) -> tuple[str, ...]:
         """Tags of the spans that `remember` will make of an answer, of which the KV of `said` is known."""

@@ -43,7 +43,7 @@ class FakeEngine:
         """Nothing is ever put off."""
         return True
 
-    def expect(self, texts: Sequence[str], namespace: str = "default") -> None:
+    def expect(self, texts: Sequence[str], namespace: str = "default", *, warm: bool = False) -> None:
         self.expected.append((len(self.requests), namespace, list(texts)))
 
     def generate(self, request: Request) -> Completion:

@@ -170,6 +170,16 @@ def test_what_is_expected_is_corrected_before_a_prompt_holds_it(corrected: Engin
     assert critic.report.spans_found > 0
 
 
+def test_of_what_is_expected_only_what_is_unknown_is_warmed(corrected: Engine) -> None:
+    first = call(corrected, "solver", QUESTIONS[0])
+    corrected.expect([f"Report: {first.text}", "words that nobody has said or read before", "short"], warm=True)
+    corrected.settle()
+    assert corrected._worker.inference is not None
+    memory = corrected._worker.inference.reuse.memory("default")
+    warmed = [memory.decode(span.ids.tolist()) for span in memory.library.spans() if span.warmed]
+    assert warmed == ["words that nobody has said or read before"]
+
+
 def test_exact_engines_expect_nothing(engine: Engine) -> None:
     engine.expect(["before the first request"])
     call(engine, "solver", "hello")

@@ -30,7 +30,7 @@ _installed: list[Interceptor] = []
 _lock = threading.Lock()
 
 
-def intercept(llm: ChatKVComm) -> Interceptor:
+def intercept(llm: ChatKVComm, *, warm: bool = False) -> Interceptor:
     """Watch all graphs and chains of this process for one model, from now on, until it is closed.
 
     What goes into a graph, what its nodes are given and give back, what tools answer and retrievers find
@@ -39,14 +39,15 @@ def intercept(llm: ChatKVComm) -> Interceptor:
 
     Args:
         llm: as the app uses it. Weights are not loaded for this.
+        warm: compute the KV of texts of which nothing is known, in idle time (`Engine.warm`).
 
     Returns:
         A callback handler that is installed already; `close` it, or use it as a context manager.
     """
     with _lock:
-        found = next((one for one in _installed if one.llm is llm), None)
+        found = next((one for one in _installed if one.llm is llm and one.warm is warm), None)
         if found is None:
-            found = Interceptor(llm)
+            found = Interceptor(llm, warm=warm)
             _installed.append(found)
             # A default value is seen in every thread and context, unlike one that is set.
             register_configure_hook(ContextVar(f"kvcomm {id(found)}", default=found), inheritable=True)
@@ -68,12 +69,13 @@ class Interceptor(BaseCallbackHandler):
 
     Args:
         llm: whose engine is told.
+        warm: see `intercept`.
     """
 
     run_inline = True  # nothing here takes long: no thread is needed to call it from a loop
 
-    def __init__(self, llm: ChatKVComm) -> None:
-        self.llm = llm
+    def __init__(self, llm: ChatKVComm, *, warm: bool = False) -> None:
+        self.llm, self.warm = llm, warm
         self._closed = False
         self._runs: OrderedDict[UUID, _Run] = OrderedDict()
         self._roots: dict[UUID, UUID] = {}
@@ -211,7 +213,7 @@ class Interceptor(BaseCallbackHandler):
 
     def _say(self, texts: Sequence[str], namespace: str) -> None:
         if texts and not self._closed:
-            self.llm.engine.expect(texts, namespace)
+            self.llm.engine.expect(texts, namespace, warm=self.warm)
 
 
 def texts_in(value: Any) -> Iterator[str]:

@@ -14,6 +14,7 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage
 from langchain_core.runnables import Runnable
 
+from kvcomm_agents._version import __version__
 from kvcomm_agents.config import EngineConfig
 from kvcomm_agents.errors import ConfigError, PromptError
 from kvcomm_agents.request import SamplingParams
@@ -116,6 +117,13 @@ async def test_model_override(engines: dict[str, FakeEngine], llm: ChatKVComm) -
         "ls_model_name": "other",
         "ls_temperature": 1.0,
     }
+
+
+def test_versions_are_told_to_tracers(llm: ChatKVComm) -> None:
+    if not hasattr(llm, "_add_version"):
+        pytest.skip("langchain-core 1.4 has no versions")
+    assert llm.metadata is not None
+    assert llm.metadata["lc_versions"]["kvcomm-agents"] == __version__
 
 
 def test_namespace(engine: FakeEngine) -> None:

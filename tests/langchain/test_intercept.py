@@ -166,7 +166,7 @@ def test_a_failing_node_leaves_nothing_behind(llm: ChatKVComm) -> None:
 def test_an_engine_that_fails_fails_nobody(
     engine: FakeEngine, llm: ChatKVComm, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise RuntimeError("closed")
 
     monkeypatch.setattr(engine, "expect", broken)

@@ -189,6 +189,17 @@ def test_without_llguidance_binding_says_what_to_install(llm: ChatKVComm, monkey
     assert llm.bind_tools([]).invoke("x").content
 
 
+def test_create_agent_asks_for_its_response_format(engine: FakeEngine, llm: ChatKVComm) -> None:
+    agents = pytest.importorskip("langchain.agents")
+    asked = {"messages": [("user", "'knock' 4")]}
+    answer = agents.create_agent(llm, [], response_format=Joke).invoke(asked)["structured_response"]
+    assert answer == Joke(setup="knock", marks=4)
+    constraint = engine.requests[-1].constraint
+    assert constraint is not None
+    assert constraint.schema is not None
+    assert set(constraint.schema["properties"]) == {"setup", "marks"}
+
+
 def test_register_makes_init_chat_model_know_it(engine: FakeEngine) -> None:
     base = pytest.importorskip("langchain.chat_models.base")
     register()
