@@ -36,6 +36,8 @@ class ReuseConfig:
             few requests of an agent were. 0 is none at all.
         min_prefix: tokens; a shorter prefix hit is not worth the copy and is computed.
         min_span: tokens; shorter texts are not recognised as spans.
+        min_placed: tokens; spans of which fewer stand in a prompt are computed: they cost little, and
+            an answer of a few words bears more of what follows than its length says.
         pack_tokens: computed in one piece of a warm-up, at most: what a request may have to wait for.
         pack_positions: of warmed texts: `reset` gives each the positions from 1 on, `running` those it has
             in its pack.
@@ -51,6 +53,7 @@ class ReuseConfig:
     audit_share: float = 0.05
     min_prefix: int = 8
     min_span: int = 12
+    min_placed: int = 32
     pack_tokens: int = 256
     pack_positions: Literal["reset", "running"] = "reset"
     span_bytes: int = 1 * GiB
@@ -67,6 +70,7 @@ class ReuseConfig:
         _require(0 <= self.audit_share <= 1, f"audit_share={self.audit_share} must be in [0, 1]")
         _require(self.min_prefix >= 1, f"min_prefix={self.min_prefix} must be at least 1 token")
         _require(self.min_span >= 4, f"min_span={self.min_span} must be at least 4 tokens")
+        _require(self.min_placed >= 1, f"min_placed={self.min_placed} must be at least 1 token")
         _require(self.pack_tokens >= 16, f"pack_tokens={self.pack_tokens} must be at least 16 tokens")
         _require(
             self.pack_positions in ("reset", "running"),

@@ -28,6 +28,8 @@ _SHRINK = 2.0  # records an agent needs to weigh as much as its rung's level
 _PRIOR_SPREAD = 1.0  # of log KL between requests of one agent, before there is data
 _PRIOR_SLOPES = np.array([0.4, 0.4])
 _PRIOR_RECORDS = 10.0
+_RUNGS = {rung.name: index for index, rung in enumerate(LADDER)}
+_AIM = 0.75  # of the bound: requests that nothing foretold come on top
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,7 @@ class Features:
 
     Args:
         leverage: of its spans in the map's feature space, relative to spans seen before (1 is usual).
-        disagreement: relative distance of the two correctors' KV.
+        disagreement: relative distance of the two correctors' KV, of the span where it is largest.
         novelty: 1 - cosine of the span's embedding to the nearest anchor's.
         examples: fewest examples behind any of its corrections.
         warmed: share of its span tokens whose base was warmed and has no donor.
@@ -135,14 +137,15 @@ class Guard:
         return float(np.exp(level + slope + variance / 2 + 0.5 * math.sqrt(variance / (weight + 1))))
 
     def decide(self, agent: str, features: Features) -> Decision:
-        """The lowest rung whose expected divergence is within the bound; dense if none is."""
+        """The lowest rung whose expected divergence is safely within the bound; dense if none is."""
+        aim = _AIM * self.max_divergence
         novel = self.is_novel(agent, features)
         worst = math.inf
         for rung in range(len(LADDER) - 1 if novel else 0, len(LADDER)):
             worst = self.predict(agent, rung, features)
-            if worst <= self.max_divergence:
+            if worst <= aim:
                 return Decision(rung, worst, novel, "novel text" if novel else "within the bound")
-        reason = "no audits yet" if math.isinf(worst) else f"predicted {worst:.4f} > {self.max_divergence}"
+        reason = "no audits yet" if math.isinf(worst) else f"predicted {worst:.4f}, aim {aim:.4f}"
         return Decision(None, 0.0, novel, reason)
 
     def is_novel(self, agent: str, features: Features) -> bool:
@@ -152,7 +155,8 @@ class Guard:
 
     def state(self) -> Tensor:
         """All records, for a file: JSON as bytes `[n]` uint8."""
-        rows = [asdict(one) for agents in self._by_agent for mine in agents.values() for one in mine]
+        records = [one for agents in self._by_agent for mine in agents.values() for one in mine]
+        rows = [{**asdict(one), "rung": LADDER[one.rung].name} for one in records]
         return torch.frombuffer(bytearray(json.dumps(rows).encode()), dtype=torch.uint8)
 
     def load_state(self, state: Tensor) -> None:
@@ -163,7 +167,8 @@ class Guard:
         """
         try:
             for row in json.loads(bytes(state.tolist())):
-                self.learn(AuditRecord(**{**row, "features": Features(**row["features"]), "predicted": None}))
+                rung = _RUNGS[row["rung"]]
+                self.learn(AuditRecord(row["agent"], rung, Features(**row["features"]), float(row["kl"])))
         except (ValueError, TypeError, KeyError, IndexError) as error:
             raise StoreError(f"the saved audits are damaged: {error}") from error
 

@@ -113,6 +113,8 @@ class Memory:
         for index, one in enumerate(segments):
             if one.kind == "new" or one.span not in self.library:
                 continue
+            if one.slot is not None and one.tokens < self.config.min_placed:
+                continue
             if one.slot is not None:
                 made = self.prepare(one.span, one.slot)
                 prepared.append((made, one.tokens))

@@ -33,7 +33,8 @@ class Rung:
 LADDER = (
     Rung("placed", least=16),
     Rung("heads", heads=8, least=16),
-    Rung("connectives", heads=8, connectives=True, least=16),
+    Rung("long heads", heads=16, least=16),
+    Rung("connectives", heads=16, connectives=True, least=16),
 )
 """From the least computed to the most; above it there is only dense."""
 

@@ -57,13 +57,13 @@ def distance(a: KVBlock, b: KVBlock, base: KVBlock) -> float:
 
 
 def features_of(prepared: Sequence[tuple[Prepared, int]]) -> Features | None:
-    """Token-weighted over the spans; the examples of the one that has fewest."""
+    """Leverage weighted by tokens; disagreement and novelty of the worst span, examples of the one with fewest."""
     tokens = sum(count for _, count in prepared)
     if not tokens:
         return None
     return Features(
         leverage=sum(one.leverage * count for one, count in prepared) / tokens,
-        disagreement=sum(one.disagreement * count for one, count in prepared) / tokens,
+        disagreement=max(one.disagreement for one, _ in prepared),
         novelty=max(one.novelty for one, _ in prepared),
         examples=min(one.examples for one, _ in prepared),
         warmed=sum(count for one, count in prepared if one.warmed) / tokens,

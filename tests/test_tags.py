@@ -104,7 +104,7 @@ def ask(engine: Engine, agent: str, *messages: Message, namespace: str = "defaul
 @pytest.fixture(scope="module")
 def make() -> Callable[..., Engine]:
     loaded = make_speaker()
-    return lambda **reuse: Engine(loaded, EngineConfig(reuse=ReuseConfig(**reuse)))
+    return lambda **reuse: Engine(loaded, EngineConfig(reuse=ReuseConfig(**{"min_placed": 12, **reuse})))
 
 
 def test_answers_carry_tags_that_find_them_in_any_role(make: Callable[..., Engine]) -> None:

@@ -37,7 +37,7 @@ def speaker() -> LoadedModel:
 
 
 def made(speaker: LoadedModel, **reuse: object) -> Engine:
-    return Engine(speaker, EngineConfig(reuse=ReuseConfig(**reuse)))  # type: ignore[arg-type]
+    return Engine(speaker, EngineConfig(reuse=ReuseConfig(**{"min_placed": 12, **reuse})))  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ def test_any_split_equals_dense(loaded: LoadedModel, seed: int, moved: bool) -> 
 
 def test_the_second_agent_places_the_first_ones_answer(loaded: LoadedModel) -> None:
     """After a few tasks the reviewer is given corrected KV, exact mode still equals dense, and audits agree."""
-    engine = Engine(loaded, EngineConfig(reuse=ReuseConfig(max_divergence=0.5, audit_share=1.0)))
+    engine = Engine(loaded, EngineConfig(reuse=ReuseConfig(max_divergence=0.5, audit_share=1.0, min_placed=12)))
     params = SamplingParams(max_tokens=32)
 
     def ask(agent: str, system: str, text: str, reuse: str | None = None) -> tuple[str, int, tuple[int, ...]]:

@@ -27,7 +27,7 @@ def make_speaker() -> LoadedModel:
 
 
 def made(speaker: LoadedModel, **reuse: object) -> Engine:
-    return Engine(speaker, EngineConfig(reuse=ReuseConfig(**reuse)))  # type: ignore[arg-type]
+    return Engine(speaker, EngineConfig(reuse=ReuseConfig(**{"min_placed": 12, **reuse})))  # type: ignore[arg-type]
 
 
 def call(engine: Engine, agent: str, text: str, **options: object) -> Completion:

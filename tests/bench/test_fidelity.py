@@ -92,7 +92,7 @@ def test_true_kv_in_place_of_a_correction_is_dense(learned_cases):
 
 
 def test_report_has_every_strategy_and_key(team):
-    setting = Setting(QUESTIONS, warmup=1, reuse=ReuseConfig(max_divergence=50.0))
+    setting = Setting(QUESTIONS, warmup=1, reuse=ReuseConfig(max_divergence=50.0, min_placed=12))
     report = json.loads(json.dumps(measure(team, setting, TOKEN_MEAN, team.file.parent)))
     assert (report["warmup"], report["eval"]) == (1, 2)
     assert set(report["strategies"]) == set(NAMES)

@@ -40,7 +40,7 @@ NEEDS = {
     "swarm": ["langchain", "langgraph_swarm"],
 }
 CALLS = {"handoff", *NEEDS}  # calls need room
-CONFIG = EngineConfig(reuse=ReuseConfig(min_span=6))
+CONFIG = EngineConfig(reuse=ReuseConfig(min_span=6, min_placed=6))
 
 
 @dataclass
