@@ -174,7 +174,9 @@ def test_a_random_model_writes_valid_json(auto_engine: Engine) -> None:
 def test_a_random_model_calls_known_tools_only(tiny: Callable[[str], LoadedModel], reuse: Any) -> None:
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = TOOL_TEMPLATE
-    engine = Engine(LoadedModel.of(tiny("llama").model, tokenizer), EngineConfig(reuse=ReuseConfig(mode=reuse, min_placed=12)))
+    engine = Engine(
+        LoadedModel.of(tiny("llama").model, tokenizer), EngineConfig(reuse=ReuseConfig(mode=reuse, min_placed=12))
+    )
     for seed in range(3):
         request = ask("call", Constraint(calls="required"), TOOLS, temperature=1.0, seed=seed, max_tokens=100)
         done = engine.generate(request)

@@ -134,7 +134,9 @@ def test_immovable_models_serve_auto_as_exact(tiny: Tiny) -> None:
 def test_what_was_learned_survives_the_process(
     speaker: LoadedModel, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = EngineConfig(memory_folder=str(tmp_path), reuse=ReuseConfig(mode="auto", max_divergence=100.0, min_placed=12))
+    config = EngineConfig(
+        memory_folder=str(tmp_path), reuse=ReuseConfig(mode="auto", max_divergence=100.0, min_placed=12)
+    )
     engine = Engine(speaker, config)
     for question in QUESTIONS[:8]:
         chain(engine, question)

@@ -23,7 +23,11 @@ PHASES = (
 @pytest.fixture
 def report(writer, tmp_path):
     team = Chain(writer, Runner(writer.model), chain(ROLES), max_new=14, folder=tmp_path)
-    return {"model": "tiny", "data": "own", **online(team, PHASES, ReuseConfig(max_divergence=50.0, min_placed=12), TOKEN_MEAN)}
+    return {
+        "model": "tiny",
+        "data": "own",
+        **online(team, PHASES, ReuseConfig(max_divergence=50.0, min_placed=12), TOKEN_MEAN),
+    }
 
 
 def test_every_phase_and_question_is_told_of(report, tmp_path):
