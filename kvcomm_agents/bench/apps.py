@@ -10,9 +10,9 @@ from typing import Any
 
 from ..errors import ConfigError
 from ..telemetry import RequestReport
-from .console import Tell, model_name, quietly
+from .console import Tell, quietly
 
-MODES = ("auto", "corrected")
+_CORRECTED_RUNS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,65 +44,65 @@ def load_app(file: Path) -> App:
     return App(file.stem, title, build, (first, *getattr(module, "MORE", ())))
 
 
-def measure_apps(
-    apps: Sequence[App],
+def measure_app(
+    app: App,
     model: str = "default",
     dtype: str = "auto",
     runs: int = 8,
     max_tokens: int = 40,
     tell: Tell = quietly,
 ) -> dict[str, Any]:
-    """Run each app several times on one model, in a namespace of its own, and count from its reports.
+    """Run an app several times on one model, in a namespace of its own, and count from its reports.
 
     Between two runs the engine is given the time to learn from the last one. Greedy. Tools are called
     where there are some, since a small model would not choose to.
 
     Args:
-        apps: to be run.
+        app: to be run.
         model: folder, GGUF file or hub id.
         dtype: of its weights.
-        runs: of each app in each mode; an app with fewer inputs begins again with its first.
+        runs: with the guard's leave (`auto`); placing all that can be (`corrected`) needs less and has
+            at most three. An app with fewer inputs begins again with its first.
         max_tokens: that a call may answer with.
         tell: of the progress.
 
     Returns:
-        `apps`: by name, then by mode, the counts of the first run and of all later ones.
+        By mode the counts of the first run, of all later ones, and of the last.
     """
     from langchain_kvcomm import ChatKVComm
 
-    found: dict[str, Any] = {}
-    name = model
-    steps = len(apps) * len(MODES) * runs
-    for index, app in enumerate(apps):
-        found[app.name] = {"title": app.title}
-        for number, mode in enumerate(MODES):
-            llm = ChatKVComm(
-                model=model,
-                dtype=dtype,  # type: ignore[arg-type]  # checked there
-                temperature=0,
-                max_tokens=max_tokens,
-                max_string=24,
-                prefer_tools=True,
-                reuse=mode,  # type: ignore[arg-type]
-                kv_namespace=f"{app.name} {mode}",
-            )
-            graph, rows = app.build(llm), []
-            for run in range(runs):
-                tell("apps", (index * len(MODES) + number) * runs + run, steps)
-                # Reports of a namespace are in order; only those of this run are new.
-                before = len(_reports(llm.engine.reports, llm.kv_namespace))
-                graph.invoke(app.inputs[run % len(app.inputs)], {"recursion_limit": 12})
-                llm.engine.settle()
-                rows.append(_reports(llm.engine.reports, llm.kv_namespace)[before:])
-            found[app.name][mode] = {
-                "first": _counts(rows[0]),
-                "later": _counts([report for row in rows[1:] for report in row]),
-                "last": _counts(rows[-1]),
-            }
-            llm.engine.forget(llm.kv_namespace)
-            name = model_name(llm.engine.load())
-    tell("apps", steps, steps)
-    return {"model": name, "runs": runs, "max_tokens": max_tokens, "apps": found}
+    found: dict[str, Any] = {"title": app.title}
+    plan = {"auto": runs, "corrected": min(runs, _CORRECTED_RUNS)}
+    done = 0
+    for mode, count in plan.items():
+        llm = ChatKVComm(
+            model=model,
+            dtype=dtype,  # type: ignore[arg-type]  # checked there
+            temperature=0,
+            max_tokens=max_tokens,
+            max_string=24,
+            prefer_tools=True,
+            reuse=mode,  # type: ignore[arg-type]
+            kv_namespace=f"{app.name} {mode}",
+        )
+        graph, rows = app.build(llm), []
+        for run in range(count):
+            tell(app.name, done, sum(plan.values()))
+            # Reports of a namespace are in order; only those of this run are new.
+            before = len(_reports(llm.engine.reports, llm.kv_namespace))
+            graph.invoke(app.inputs[run % len(app.inputs)], {"recursion_limit": 12})
+            llm.engine.settle()
+            rows.append(_reports(llm.engine.reports, llm.kv_namespace)[before:])
+            done += 1
+        found[mode] = {
+            "runs": count,
+            "first": _counts(rows[0]),
+            "later": _counts([report for row in rows[1:] for report in row]),
+            "last": _counts(rows[-1]),
+        }
+        llm.engine.forget(llm.kv_namespace)
+    tell(app.name, done, done)
+    return found
 
 
 def _reports(reports: Sequence[RequestReport], namespace: str) -> list[RequestReport]:

@@ -279,16 +279,20 @@ def apps(
     from ..cli import plain_errors
 
     with plain_errors():
-        from .apps import load_app, measure_apps, rows
+        from ..models import load_model
+        from .apps import load_app, measure_app, rows
 
         writable(json_path)
         found = [one for file in files for one in (sorted(file.glob("[!_]*.py")) if file.is_dir() else [file])]
         loaded = [load_app(file) for file in found]
+        name = model_name(load_model(model, dtype=dtype))  # type: ignore[arg-type]  # checked there
+        report: dict[str, Any] = {"model": name, "runs": runs, "max_tokens": max_tokens, "apps": {}}
         with progress() as tell:
-            report = measure_apps(loaded, model, dtype, runs, max_tokens, tell)
-        write(report, json_path)
+            for one in loaded:
+                report["apps"][one.name] = measure_app(one, model, dtype, runs, max_tokens, tell)
+                write(report, json_path)  # after each: it takes long
         table(
-            f"{report['model']}, runs 2 to {runs}; shares of the prompt tokens",
+            f"{name}, runs 2 to {runs}; shares of the prompt tokens",
             ("app", "calls", "spans", "in spans", "exact", "corrected", "last run", "placed", "mode corrected"),
             rows(report),
         )

@@ -9,7 +9,7 @@ import pytest
 from two_agents import make_speaker
 from typer.testing import CliRunner
 
-from kvcomm_agents.bench.apps import load_app, measure_apps, rows
+from kvcomm_agents.bench.apps import load_app, measure_app, rows
 from kvcomm_agents.bench.serve import measure_serve
 from kvcomm_agents.cli import app as cli
 from kvcomm_agents.engine import _registry
@@ -49,17 +49,17 @@ def test_apps_are_counted_run_by_run(folder: str, tmp_path: Path) -> None:
     (tmp_path / "pair.py").write_text(APP)
     app = load_app(tmp_path / "pair.py")
     assert (app.name, app.title, len(app.inputs)) == ("pair", "Two agents.", 2)
-    report = measure_apps([app], folder, runs=3, max_tokens=16)
+    found = measure_app(app, folder, runs=3, max_tokens=16)
     for mode in ("auto", "corrected"):
-        first, later, last = (report["apps"]["pair"][mode][part] for part in ("first", "later", "last"))
+        first, later, last = (found[mode][part] for part in ("first", "later", "last"))
         assert (first["calls"], later["calls"], last["calls"]) == (2, 4, 2)
         assert later["spans_found"] >= 3
         assert 0 < later["span_tokens"] < later["prompt_tokens"]
         placed = later["placed_exact_tokens"] + later["placed_corrected_tokens"]
         assert later["placed_share"] == pytest.approx(placed / later["prompt_tokens"], abs=1e-4)
         assert later["placed_share"] > first["placed_share"]
-    assert report["apps"]["pair"]["corrected"]["later"]["placed_corrected_tokens"] > 0
-    assert rows(report)[0][:2] == ("pair", "4")
+    assert found["corrected"]["later"]["placed_corrected_tokens"] > 0
+    assert rows({"apps": {"pair": found}})[0][:2] == ("pair", "4")
 
 
 def test_what_is_no_app_is_refused(tmp_path: Path) -> None:
