@@ -12,12 +12,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from ._version import __version__
+from .bench.appcli import app_app
 from .bench.cli import bench_app
 from .errors import KVCommError
 
 app = typer.Typer(help="Reuse KV caches between the agents of one app.", no_args_is_help=True, add_completion=False)
 models_app = typer.Typer(help="Models kept on this machine.", no_args_is_help=False)
 app.add_typer(models_app, name="models")
+bench_app.add_typer(app_app)  # its commands are commands of `bench`
 app.add_typer(bench_app, name="bench")
 
 
