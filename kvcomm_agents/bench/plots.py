@@ -12,7 +12,12 @@ _FLOOR = 1e-4  # strategies without divergence are drawn here: a log axis has no
 _COLORS = {"guarded": "#c0392b", "linear": "#d35400", "interpolation": "#2c3e50", "epic": "#2980b9", "blend": "#27ae60"}
 
 
-def _pyplot() -> Any:
+def pyplot_module() -> Any:
+    """Matplotlib's pyplot, without a display.
+
+    Raises:
+        ConfigError: matplotlib is not installed.
+    """
     try:
         import matplotlib
     except ImportError as error:
@@ -29,7 +34,7 @@ def _color(name: str) -> str:
 
 def plot_fidelity(report: Mapping[str, Any], file: Path) -> None:
     """KL against tokens computed, one labelled point a strategy, with 95 % intervals."""
-    pyplot = _pyplot()
+    pyplot = pyplot_module()
     figure, axes = pyplot.subplots(figsize=(9, 5.5))
     taken: list[tuple[float, float]] = []
     shown = {name: one for name, one in report["strategies"].items() if one["kl_mean"] > _FLOOR}
@@ -71,12 +76,12 @@ def plot_fidelity(report: Mapping[str, Any], file: Path) -> None:
     note = ", ".join(f"{name} {100 * report['strategies'][name]['computed_fraction']:.0f} %" for name in exact)
     axes.set_title(title + (f"\nwithout divergence: {note}" if note else ""), fontsize=10)
     axes.grid(alpha=0.25, which="both")
-    _save(figure, file)
+    save(figure, file)
 
 
 def plot_stream(report: Mapping[str, Any], file: Path) -> None:
     """Reuse, tokens computed and divergence, question by question."""
-    pyplot = _pyplot()
+    pyplot = pyplot_module()
     points: Sequence[Mapping[str, Any]] = report["questions"]
     at = [point["question"] + 1 for point in points]
     figure, (upper, lower) = pyplot.subplots(2, 1, figsize=(9, 6.5), sharex=True)
@@ -108,7 +113,7 @@ def plot_stream(report: Mapping[str, Any], file: Path) -> None:
     lower.legend(loc="upper right", fontsize=9)
     for axes in (upper, lower):
         axes.grid(alpha=0.25)
-    _save(figure, file)
+    save(figure, file)
 
 
 def _smooth(values: Sequence[float], window: int = 8) -> list[float]:
@@ -119,7 +124,12 @@ def _smooth(values: Sequence[float], window: int = 8) -> list[float]:
     ]
 
 
-def _save(figure: Any, file: Path) -> None:
+def save(figure: Any, file: Path) -> None:
+    """Write a figure.
+
+    Raises:
+        ConfigError: it cannot be written there.
+    """
     figure.tight_layout()
     try:
         figure.savefig(file, dpi=130)
