@@ -10,11 +10,13 @@ import json
 import re
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from kvcomm_agents.request import Completion, Message, Request, TextChunk, ToolSpec
 from kvcomm_agents.telemetry import RequestReport
 from kvcomm_agents.tools import PLAIN
+from kvcomm_agents.warm import WarmReport
 
 
 class WordTokenizer:
@@ -34,10 +36,22 @@ class FakeEngine:
         self.call_format = PLAIN
         self.requests: list[Request] = []
         self.cancelled: list[Request] = []
+        self.warmed: list[tuple[str, list[str]]] = []
+        self.warm_error: Exception | None = None
         self.expected: list[tuple[int, str, list[str]]] = []  # after how many requests
         self.script: Callable[[Request], str | None] = lambda request: None  # what it says instead of an echo
         self._lock = threading.Lock()
         self._seen: dict[str, list[list[str]]] = {}
+
+    def submit_warm(self, texts: Sequence[str], namespace: str = "default") -> Future[WarmReport]:
+        """Done at once, if `warm_error` is not set: then it fails with that."""
+        self.warmed.append((namespace, list(texts)))
+        future: Future[WarmReport] = Future()
+        if self.warm_error is not None:
+            future.set_exception(self.warm_error)
+        else:
+            future.set_result(WarmReport(texts=len(texts), warmed=len(texts)))
+        return future
 
     def settle(self, timeout_s: float | None = None) -> bool:
         """Nothing is ever put off."""

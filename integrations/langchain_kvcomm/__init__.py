@@ -12,5 +12,6 @@ except ImportError as error:
 from .chat_models import ChatKVComm
 from .intercept import intercept
 from .register import register
+from .warm import WarmUp, warming
 
-__all__ = ["ChatKVComm", "intercept", "register"]
+__all__ = ["ChatKVComm", "WarmUp", "intercept", "register", "warming"]
