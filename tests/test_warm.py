@@ -85,6 +85,19 @@ def test_a_reader_who_knows_warmed_texts_is_given_new_ones(engine: Engine) -> No
     assert cold.placed_corrected_tokens < report.placed_corrected_tokens - 60
 
 
+def test_with_the_guard_warmed_texts_are_placed_once_their_like_was_measured(speaker: LoadedModel) -> None:
+    engine = made(speaker, mode="auto", max_divergence=100.0)
+    placed = []
+    for seed in range(9):
+        engine.warm([passage(seed)])
+        placed.append(ask(engine, "reader", (seed,)).report.placed_corrected_tokens)
+    assert placed[:2] == [0, 0]
+    assert placed[-1] > 20
+    kept = {name for agents in memory(engine).guard._by_agent for name in agents}
+    assert "reader\0warm" in kept
+    engine.close()
+
+
 def test_warmed_and_true_donors_share_no_map(engine: Engine) -> None:
     for seed in range(4):
         engine.warm([passage(seed)])

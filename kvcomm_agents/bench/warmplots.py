@@ -58,7 +58,7 @@ def plot_numerics(report: Mapping[str, Any], file: Path) -> None:
             axes[0].plot(shifts, first, style, color=color, marker="x", alpha=0.5)
     axes[0].set_yscale("log")
     axes[0].set_xlabel("shift of all positions")
-    axes[0].set_ylabel("change of attention, sum over keys (x: on the first key)")
+    axes[0].set_ylabel("change of attention (x: on the first key)")
     axes[0].legend(fontsize=8)
     for name, one in report["moves"]["stores"].items():
         axes[1].plot(one["error"], marker="o", markersize=3, label=name)
