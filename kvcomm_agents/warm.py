@@ -74,6 +74,7 @@ class WarmOrder:
         self.report = replace(self.report, **added)
         self.left -= texts_done
         if not self.left:
+            logger.info("warm-up in %s: %s", self.namespace, self.report)
             with suppress(InvalidStateError):  # cancelled at this moment
                 self.future.set_result(self.report)
 
