@@ -12,6 +12,8 @@ pytest.importorskip("autogen_agentchat", reason="needs the autogen extra")
 
 from autogen_agentchat.agents import AssistantAgent
 from autogen_agentchat.teams import RoundRobinGroupChat
+from autogen_core import CancellationToken
+from autogen_core.models import UserMessage
 
 from autogen_kvcomm import KVCommChatCompletionClient
 from kvcomm_agents.config import EngineConfig, ReuseConfig
@@ -66,6 +68,19 @@ async def test_exact_reuse_changes_no_word_and_the_second_round_is_placed(engine
     assert not any(report.placed_corrected_tokens for report in reports)
     for report in reports[2:]:
         assert report.placed_exact_tokens > report.prompt_tokens / 2
+
+
+async def test_a_cancelled_stream_stops_the_model_and_the_team_goes_on(engine: Engine) -> None:
+    token, task = CancellationToken(), [UserMessage(content="tell me of rivers", source="user")]
+    client = KVCommChatCompletionClient("tiny", temperature=0.0, max_tokens=400, kv_namespace="left")
+    stream = client.create_stream(task, cancellation_token=token)
+    await anext(stream)
+    token.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        [piece async for piece in stream]
+    assert await asyncio.to_thread(engine.settle, 10)
+    assert client.last_report is None
+    assert len((await _team("left", "tell me of seas"))[0]) == 5
 
 
 async def test_teams_and_a_graph_at_once_are_right_and_share_nothing(engine: Engine) -> None:
