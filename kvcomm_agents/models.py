@@ -98,7 +98,7 @@ def load_model(name: str | os.PathLike[str], *, device: str = "auto", dtype: DTy
     """
     if dtype not in get_args(DType):
         raise ConfigError(f"dtype {dtype!r} is none of {get_args(DType)}")
-    place = _device(device)
+    place = torch_device(device)
     if dtype == "auto" and place.type != "cuda":
         dtype = "float32"
     folder = str(resolve(name))
@@ -139,7 +139,12 @@ def load_tokenizer(name: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
         return tokenizer
 
 
-def _device(device: str) -> torch.device:
+def torch_device(device: str) -> torch.device:
+    """The device of that name; `auto` is CUDA if there is one, else the CPU.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
     import torch
 
     if device == "auto":

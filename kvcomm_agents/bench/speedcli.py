@@ -1,0 +1,188 @@
+"""`kvcomm bench ttft`: what it asks for, and how it shows what it found. Light to import."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from .console import Count, Data, DTypeName, Json, Model, Plot, progress, table, writable, write
+
+if TYPE_CHECKING:
+    from ..config import DType
+    from ..models import LoadedModel
+    from .columns import Column
+
+speed_app = typer.Typer()
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or any torch device.")]
+Shape = Annotated[str, typer.Option(help="Random weights of this shape instead of a model: llama-8b, llama-1b.")]
+Columns = Annotated[
+    str, typer.Option(help="generate, dense, prefix, exact, guarded, corrected; all but the last if left out.")
+]
+PAPER = (1.11, 5.06, 6.14, 6.85, 7.82)
+"""Table 2 of the KVCOMM paper: TTFT of its five agents over dense without prefix caching (H100, Llama-3.1-8B)."""
+
+
+@speed_app.command()
+def ttft(
+    model: Model = "default",
+    data: Data = None,
+    dtype: DTypeName = "auto",
+    device: Device = "auto",
+    shape: Shape = "",
+    agents: Count = 5,
+    prefix: Annotated[int, typer.Option(min=1, help="Tokens of each agent's instructions.")] = 512,
+    question: Annotated[int, typer.Option(min=1, help="Tokens of the question.")] = 1024,
+    output: Annotated[int, typer.Option(min=1, help="Tokens of every answer.")] = 512,
+    cold: Annotated[int, typer.Option(min=1, help="Requests to learn from, from a cold start.")] = 8,
+    steady: Annotated[int, typer.Option(min=1, help="Requests measured after them, with every column.")] = 3,
+    replay: Annotated[str, typer.Option(help="Play real logs instead: autogen or magentic.")] = "",
+    logs: Annotated[int, typer.Option(min=1, help="With --replay: how many.")] = 6,
+    limit: Annotated[int, typer.Option(min=16, help="With --replay: a log ends where a context is longer.")] = 4096,
+    columns: Columns = "",
+    peers: Annotated[str, typer.Option(help="llama.cpp, llama.cpp-reuse, vllm, by commas; all if left out.")] = "all",
+    llama_server: Annotated[str | None, typer.Option(help="llama.cpp's server, if it is not on the path.")] = None,
+    gguf: Annotated[Path | None, typer.Option(help="The model as llama.cpp wants it.")] = None,
+    vllm_python: Annotated[str | None, typer.Option(help="An interpreter that has vLLM.")] = None,
+    json_path: Json = None,
+    plot: Plot = None,
+) -> None:
+    """Time to first token beside transformers, a prefix cache, llama.cpp and vLLM, on the same real text."""
+    from ..cli import plain_errors
+
+    with plain_errors():
+        from ..errors import ConfigError
+        from .calls import Protocol, longest, protocol_calls
+        from .logs import replay_calls
+        from .ours import NAMES, make_column
+        from .peers import NAMES as PEERS
+        from .peers import PeerSetting, start_peers
+        from .speed import measure_floors, report
+        from .speedplots import plot_ttft
+        from .ttft import run
+
+        writable(json_path, plot)
+        loaded = load(model, shape, device, dtype)
+        protocol = Protocol(agents, prefix, question, output)
+        if replay:
+            calls = [one for one in replay_calls(loaded, replay, logs, data, limit) if one]
+            cold, what = 0, f"{len(calls)} logs of {replay}, contexts up to {limit} tokens"
+        else:
+            calls, what = protocol_calls(loaded, protocol, cold + steady, data), str(protocol)
+        if not calls:
+            raise ConfigError(f"no log fits into {limit} tokens; raise --limit")
+        wanted = chosen(columns) or tuple(name for name in NAMES if name != "corrected")
+        served = [make_column(name, loaded) for name in wanted]
+        setting = PeerSetting(llama_server, gguf, vllm_python, longest(calls) + 1, max(agents, 1))
+        others, skipped = start_peers(PEERS if peers == "all" else chosen(peers), loaded, setting)
+        every: list[Column] = [*served, *others]
+        try:
+            with progress() as tell:
+                found = run(every, calls, cold, tell=tell)
+            described = {"what": what, "cold": cold, "steady": len(calls) - cold, "replay": replay or None}
+            figures = report(loaded, every, found, described, floors=measure_floors(loaded, found))
+        finally:
+            for column in every:
+                column.close()
+        figures["skipped"] = skipped
+        figures["paper_speedup_over_dense"] = PAPER
+        write(figures, json_path)
+        if plot is not None:
+            plot_ttft(figures, plot)
+        show(figures)
+
+
+def load(model: str, shape: str, device: str, dtype: str) -> LoadedModel:
+    """The model, or random weights of a shape."""
+    from ..models import load_model
+    from .shapes import random_model
+
+    kind: DType = dtype  # type: ignore[assignment]  # checked there
+    return random_model(shape, device, kind) if shape else load_model(model, device=device, dtype=kind)
+
+
+def chosen(names: str) -> tuple[str, ...]:
+    """Names separated by commas."""
+    return tuple(name.strip() for name in names.split(",") if name.strip() and name.strip() != "none")
+
+
+def show(figures: Mapping[str, Any]) -> None:
+    """Tables: TTFT and speedups per agent, totals per column, hidden work, and what was skipped."""
+    names = list(figures["columns"])
+    head = f"{figures['model']}, {figures['dtype']}, {figures['device']}, {figures['threads']} threads"
+    replayed = figures["setting"]["replay"]
+    if not replayed:
+        table(
+            f"{head}: {figures['setting']['what']}\nmedian ms to the first token",
+            ("agent", "prompt", *names),
+            [
+                (one["agent"], str(one["prompt"]), *(_ms(one["ttft_s"].get(name)) for name in names))
+                for one in figures["agents"]
+            ],
+        )
+        for over in ("dense", "prefix"):
+            _speedups(figures, over, [name for name in names if name not in ("generate", over)])
+    table(
+        f"{head}: {figures['setting']['what']}" if replayed else "all steady calls",
+        ("column", "calls", "sum s", "median ms", "calls reused", "computed", "KL", "KL max", "held MB"),
+        [
+            (
+                name,
+                str(one["calls"]),
+                f"{one['ttft_s_total']:.2f}",
+                _ms(one["ttft_s_median"]),
+                f"{one['calls_reused']:.0%}",
+                f"{one['tokens_computed']:.1%}",
+                *("-" if one[key] is None else f"{one[key]:.4f}" for key in ("kl_mean", "kl_max")),
+                f"{figures['memory']['held_bytes_most'].get(name, 0) / 1e6:.0f}",
+            )
+            for name, one in figures["columns"].items()
+        ],
+    )
+    _charged(figures)
+    for name, why in figures["skipped"].items():
+        Console().print(f"{name} was skipped: {escape(why)}", highlight=False)
+
+
+def _speedups(figures: Mapping[str, Any], over: str, names: Sequence[str]) -> None:
+    agents = figures["agents"]
+    if not all(over in one["speedup"] for one in agents):
+        return
+    paper = figures["paper_speedup_over_dense"]
+    rows = []
+    for place, one in enumerate(agents):
+        theirs = f"{paper[place]:.2f}" if over == "dense" and place < len(paper) else "-"
+        rows.append((one["agent"], *(_ratio(one["speedup"][over].get(name)) for name in names), theirs))
+    table(f"times faster than {over}", ("agent", *names, "paper"), rows)
+
+
+def _charged(figures: Mapping[str, Any]) -> None:
+    rows = []
+    for name, phases in figures["charged"].items():
+        for phase, one in phases.items():
+            hidden = one["hidden_s"]
+            if not sum(hidden.values()) or (len(phases) == 2 and phase == "all"):
+                continue
+            parts = (f"{hidden[part]:.2f}" for part in ("donors_s", "prepare_s", "audit_s", "learn_s"))
+            ratios = (
+                _ratio(one.get(f"speedup{kind}_over_{other}"))
+                for other in ("dense", "prefix")
+                for kind in ("", "_charged", "_run")
+            )
+            rows.append((f"{name}, {phase}", f"{one['ttft_s']:.2f}", *parts, str(one["passes"]), *ratios))
+    columns = ("s", "first tokens", "donors", "prepare", "audits", "learn", "passes")
+    over = [f"{short}: {kind}" for short in ("dense", "prefix") for kind in ("TTFT", "charged", "run")]
+    table("hidden work, charged: times faster than dense, and than the prefix cache", (*columns, *over), rows)
+
+
+def _ms(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{1e3 * seconds:.0f}"
+
+
+def _ratio(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

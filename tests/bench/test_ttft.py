@@ -1,0 +1,179 @@
+"""Time to first token on a tiny random model: what is served, what is charged, and the figures."""
+
+import gzip
+import json
+import random
+import string
+
+import pytest
+
+from kvcomm_agents.bench.calls import Protocol, longest, protocol_calls
+from kvcomm_agents.bench.logs import replay_calls
+from kvcomm_agents.bench.ours import NAMES, make_column
+from kvcomm_agents.bench.peers import NAMES as PEERS
+from kvcomm_agents.bench.peers import PeerSetting, start_peers
+from kvcomm_agents.bench.shapes import random_model
+from kvcomm_agents.bench.speed import measure_floors, report
+from kvcomm_agents.bench.speedplots import plot_ttft
+from kvcomm_agents.bench.ttft import run
+from kvcomm_agents.embedding import TOKEN_MEAN
+from kvcomm_agents.errors import ConfigError
+
+PROTOCOL = Protocol(agents=3, prefix=40, question=60, output=30)
+
+
+def prose(rng, words=60):
+    return " ".join("".join(rng.choices(string.ascii_lowercase, k=5)) for _ in range(words))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    rng, where = random.Random(0), tmp_path_factory.mktemp("data")
+    turn = ("Planner", "terminal", "Coder", "Planner", "Coder")
+    rows = {
+        "whowhen_autogen": [
+            {
+                "question": "?",
+                "system_prompt": {"Planner": prose(rng, 9), "Coder": prose(rng, 9)},
+                "history": [{"name": name, "role": "user", "content": prose(rng, 7)} for name in turn],
+            }
+            for _ in range(40)
+        ],
+        "whowhen_magentic": [
+            {
+                "question": "?",
+                "history": [
+                    {"role": "human", "content": "find it"},
+                    {"role": "Orchestrator (thought)", "content": "Initial plan: look"},
+                    {"role": "Orchestrator (thought)", "content": "Updated Ledger: go on"},
+                    {"role": "Orchestrator (-> WebSurfer)", "content": "open the page"},
+                    {"role": "Orchestrator (thought)", "content": "Next speaker WebSurfer"},
+                    {"role": "WebSurfer", "content": "I opened it"},
+                ],
+            }
+        ],
+        "musique": [{"question": "?", "ctxs": [{"text": prose(rng)}], "answers": []} for _ in range(9)],
+    }
+    for name, lines in rows.items():
+        with gzip.open(where / f"{name}.jsonl.gz", "wt") as file:
+            file.writelines(json.dumps(row) + "\n" for row in lines)
+    return where
+
+
+@pytest.fixture(scope="module")
+def found(tiny, folder):
+    loaded = tiny("llama")
+    calls = protocol_calls(loaded, PROTOCOL, 6, folder)
+    columns = [make_column(name, loaded, TOKEN_MEAN) for name in NAMES]
+    return loaded, columns, run(columns, calls, cold=4, positions=8)
+
+
+def test_lengths_are_what_was_asked_for_and_answers_stand_in_later_prompts(tiny, folder):
+    for calls in protocol_calls(tiny("llama"), PROTOCOL, 2, folder):
+        assert [len(call.output) for call in calls] == [30] * 3
+        grown = [len(call.ids) for call in calls]
+        assert grown[2] - grown[1] == grown[1] - grown[0] > 30
+        for place, call in enumerate(calls):
+            text = " ".join(map(str, call.ids))
+            for before in calls[:place]:
+                assert " ".join(map(str, before.output)) in text
+    assert longest([calls]) == grown[2] + 30
+
+
+def test_a_run_that_needs_more_text_than_there_is_says_so(tiny, folder):
+    with pytest.raises(ConfigError, match="tokens are left"):
+        protocol_calls(tiny("llama"), Protocol(question=5000), 9, folder)
+    with pytest.raises(ConfigError, match="prefix=0"):
+        Protocol(prefix=0)
+
+
+def test_every_column_serves_the_same_calls_and_exact_ones_say_the_same(found):
+    _, _, served = found
+    for call in {id(row.call): row.call for row in served.steady}.values():
+        rows = {row.column: row for row in served.steady if row.call is call}
+        assert set(rows) == set(NAMES)
+        assert len({rows[name].first.token for name in ("generate", "dense", "prefix", "exact")}) == 1
+        for row in rows.values():
+            assert row.first.computed + row.first.exact + row.first.corrected == len(call.ids)
+            assert row.first.ttft_s >= row.first.forward_s
+        assert rows["prefix"].first.exact >= PROTOCOL.prefix
+        assert rows["exact"].first.corrected == 0
+
+
+def test_corrected_reuse_places_what_others_said_and_its_divergence_is_of_this_run(found):
+    _, _, served = found
+    later = [row for row in served.steady if row.column == "corrected" and row.call.agent != "agent 1"]
+    assert all(row.first.corrected >= PROTOCOL.output for row in later)
+    assert all(row.kl is not None and row.kl > 0 for row in later)
+    assert all(row.kl == 0 for row in served.steady if row.column in ("dense", "exact"))
+
+
+def test_in_the_cold_phase_only_those_who_learn_are_shown_and_their_hidden_work_is_charged(found):
+    loaded, columns, served = found
+    assert {row.column for row in served.cold} == {"guarded", "corrected"}
+    figures = report(loaded, columns, served, {"what": "tiny", "replay": None}, 8, measure_floors(loaded, served))
+    figures = json.loads(json.dumps(figures))
+    all_of_it = figures["charged"]["guarded"]["all"]
+    assert all_of_it["calls"] == 18
+    assert all_of_it["passes"] > 0
+    assert all(seconds > 0 for seconds in all_of_it["hidden_s"].values())
+    assert all_of_it["speedup_charged_over_dense"] < all_of_it["speedup_over_dense"]
+    assert figures["columns"]["corrected"]["calls_reused"] == pytest.approx(2 / 3)
+    assert figures["memory"]["held_bytes_most"]["guarded"] > figures["memory"]["held_bytes_most"]["dense"] == 0
+    assert figures["agents"][2]["floor"]["corrected"]["copy_s"] > 0
+
+
+def test_figure(found, tmp_path):
+    pytest.importorskip("matplotlib")
+    loaded, columns, served = found
+    figures = report(loaded, columns, served, {"what": "tiny", "replay": None}, 8, measure_floors(loaded, served))
+    plot_ttft(json.loads(json.dumps(figures)), tmp_path / "ttft.png")
+    assert (tmp_path / "ttft.png").stat().st_size > 1000
+
+
+def test_a_replay_calls_agents_as_the_app_did(tiny, folder):
+    loaded = tiny("llama")
+    calls = replay_calls(loaded, "autogen", 2, folder)[1]
+    assert [call.agent for call in calls] == ["Coder", "Planner", "Coder"]  # nobody is asked before anything was said
+    assert loaded.tokenizer.decode(calls[0].output) in loaded.tokenizer.decode(calls[1].ids)
+    web = replay_calls(loaded, "magentic", 1, folder, limit=2000)[0]
+    assert [call.agent for call in web] == ["Orchestrator", "Orchestrator", "WebSurfer"]
+    heard = loaded.tokenizer.decode(web[2].ids)
+    assert "open the page" in heard
+    assert "Ledger: go on" not in heard
+    assert replay_calls(loaded, "autogen", 1, folder, limit=100) == [[]]
+    with pytest.raises(ConfigError, match="there are 40"):
+        replay_calls(loaded, "autogen", 41, folder)
+
+
+def test_growing_conversations_are_found_by_the_prefix_cache(tiny, folder):
+    loaded = tiny("llama")
+    columns = [make_column(name, loaded, TOKEN_MEAN) for name in ("dense", "prefix", "exact")]
+    served = run(columns, replay_calls(loaded, "autogen", 1, folder), cold=0)
+    again = [row for row in served.steady if row.call.agent == "Coder"][-3:]
+    by_column = {row.column: row.first for row in again}
+    own = len(again[0].call.output)
+    assert by_column["prefix"].exact == by_column["exact"].exact > own
+    assert by_column["prefix"].token == by_column["dense"].token
+
+
+def test_peers_that_are_not_here_are_skipped_with_a_reason(tiny, tmp_path):
+    broken = tmp_path / "server"
+    broken.write_text("#!/bin/sh\necho no such weights\nexit 3\n")
+    broken.chmod(0o755)
+    setting = PeerSetting(llama_server=str(broken), gguf=tmp_path / "x.gguf", vllm_python="/no/python")
+    columns, skipped = start_peers(PEERS, tiny("llama"), setting)
+    assert columns == []
+    assert "no such weights" in skipped["llama.cpp"]
+    assert "folder" in skipped["vllm"]
+    _, skipped = start_peers(("llama.cpp",), tiny("llama"), PeerSetting(llama_server=str(broken)))
+    assert "--gguf" in skipped["llama.cpp"]
+    with pytest.raises(ConfigError, match="no peer"):
+        start_peers(("other",), tiny("llama"), setting)
+
+
+def test_unknown_names_are_refused(tiny):
+    with pytest.raises(ConfigError, match="choose from"):
+        make_column("other", tiny("llama"))
+    with pytest.raises(ConfigError, match="llama-8b"):
+        random_model("other")
