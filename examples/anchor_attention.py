@@ -29,7 +29,7 @@ from kvcomm_agents.runner import Runner
 from kvcomm_agents.warm import prefill_packed
 
 MODES = ("full", "intra", "anchored")
-HELD_OUT, GROUP, TAIL = 24, 4, 48  # documents to measure with; of a group the last is what is computed behind
+GROUP, TAIL = 4, 48  # documents that are measured together; the last is computed behind the others
 
 
 def texts(folder: Path | None) -> list[str]:
@@ -153,6 +153,7 @@ def main() -> None:
     options.add_argument("--texts", type=Path, help="folder of .txt files to train and measure on")
     options.add_argument("--steps", type=int, default=24, help="one row each")
     options.add_argument("--row", type=int, default=512, help="tokens of a row")
+    options.add_argument("--held-out", type=int, default=24, help="documents to measure with")
     options.add_argument("--rate", type=float, default=5e-5, help="learning rate of AdamW")
     options.add_argument("--json", type=Path)
     options.add_argument("--plot", type=Path)
@@ -162,9 +163,9 @@ def main() -> None:
     first = loaded.tokenizer.bos_token_id
     first = loaded.tokenizer.eos_token_id if first is None else first
     cut = documents(loaded, texts(given.texts))
-    held_out, learned = cut[:HELD_OUT], cut[HELD_OUT:]
+    held_out, learned = cut[: given.held_out], cut[given.held_out :]
     rows = pack_rows(learned, first, given.row)[: given.steps]
-    if len(rows) < given.steps or len(held_out) < HELD_OUT:
+    if len(rows) < given.steps or len(held_out) < given.held_out:
         raise SystemExit(f"{len(cut)} documents are too few for {given.steps} rows of {given.row} tokens; give more")
     measured = pack_rows(held_out, first, given.row)
 
@@ -176,6 +177,7 @@ def main() -> None:
         "steps": given.steps,
         "row_tokens": given.row,
         "learning_rate": given.rate,
+        "held_out_documents": given.held_out,
         "threads": torch.get_num_threads(),
         "before": state(loaded.model),
         "modes": {},
