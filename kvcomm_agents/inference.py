@@ -53,7 +53,7 @@ class Inference:
         self.runner = Runner(loaded.model)
         if config.reuse.mode == "corrected":
             self.runner.layout.require_movable()
-        self._batch = Batch(self.runner, config.prefill_chunk, self._with_room)
+        self.batch = Batch(self.runner, config.prefill_chunk, self._with_room)
         self.store = KVStore(self.runner.device, config.device_cache_bytes, config.host_cache_bytes)
         self.reuse = Reuse(self.runner, self.store, config.reuse, self._remembered, self.telemetry.audit)
         self.renderer = PromptRenderer(loaded.tokenizer)
@@ -124,7 +124,7 @@ class Inference:
 
     def step(self, running: Sequence[Running]) -> list[tuple[Running, Exception]]:
         """Take requests one forward pass on: a token each, or a piece of the prompt. Returns those that failed."""
-        return self._batch.step(running)
+        return self.batch.step(running)
 
     def full(self, running: Sequence[Running]) -> bool:
         """Whether prompts wait for more than the next step computes."""

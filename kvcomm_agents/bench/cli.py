@@ -262,3 +262,48 @@ def hitpath(
         grid.add_row(length, *parts, f"{row['overhead_of_saved']:.1%}")
     Console().print(grid)
     write(report, json_path)
+
+
+@bench_app.command()
+def decode(
+    model: Model = "default",
+    data: Data = None,
+    requests: Annotated[str, typer.Option(help="How many at once, separated by commas.")] = "1,2,4,8,16",
+    tokens: Count = 48,
+    rounds: Count = 3,
+    dtype: DTypeName = "float32",
+    json_path: Json = None,
+    plot: Plot = None,
+) -> None:
+    """Tokens per second and time between tokens of concurrent requests, decoded together and in turn."""
+    from ..cli import plain_errors
+
+    with plain_errors():
+        from ..models import load_model
+        from .data import load_questions
+        from .decode import counted, measure_decode, prompts
+        from .plots import plot_decode
+
+        writable(json_path, plot)
+        counts = counted(requests)
+        loaded = load_model(model, dtype=dtype)  # type: ignore[arg-type]  # checked there
+        texts = prompts(loaded.tokenizer, load_questions("gsm8k", 200, data), max(counts))
+        with progress() as tell:
+            report = measure_decode(loaded, texts, counts, tokens, rounds, tell)
+        write(report, json_path)
+        if plot is not None:
+            plot_decode(report, plot)
+        rows = []
+        for count, row in report["requests"].items():
+            cells = [f"{row[way]['tokens_per_s']:.1f}" for way in ("in_turn", "together")]
+            gaps = [f"{1e3 * row[way]['gap_p95_s']:.0f}" for way in ("in_turn", "together")]
+            rows.append((count, *cells, f"{row['speedup']:.2f}", *gaps, "yes" if row["same_answers"] else "no"))
+        columns = ("requests", "in turn", "together", "ratio", "p95 gap in turn", "together", "same answers")
+        table(f"{report['model']}, {report['dtype']}: tokens per second, ms", columns, rows)
+        late = report["arrival"]
+        Console().print(
+            f"a prompt of {late['prompt_tokens']} tokens beside {late['streams']} streams: longest gap"
+            f" {late['together']['longest_gap_s']:.2f} s (in turn {late['in_turn']['longest_gap_s']:.2f}), its first"
+            f" token after {late['together']['first_token_s']:.2f} s (in turn {late['in_turn']['first_token_s']:.2f})",
+            highlight=False,
+        )

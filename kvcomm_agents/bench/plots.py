@@ -116,6 +116,30 @@ def plot_stream(report: Mapping[str, Any], file: Path) -> None:
     save(figure, file)
 
 
+def plot_decode(report: Mapping[str, Any], file: Path) -> None:
+    """Tokens per second and time between tokens against concurrent requests, together and in turn."""
+    pyplot = _pyplot()
+    figure, (rate, gap) = pyplot.subplots(1, 2, figsize=(10, 4))
+    counts = [int(count) for count in report["requests"]]
+    for way, label, color in (("together", "together", "#c0392b"), ("in_turn", "in turn", "#2c3e50")):
+        rows = [row[way] for row in report["requests"].values()]
+        rate.plot(counts, [row["tokens_per_s"] for row in rows], "o-", color=color, label=label)
+        gap.plot(counts, [1e3 * row["gap_p95_s"] for row in rows], "o-", color=color, label=label)
+    rate.set_ylabel("tokens per second, all requests")
+    gap.set_ylabel("time between tokens, 95th percentile, ms")
+    for axes in (rate, gap):
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(counts, [str(count) for count in counts])
+        axes.set_xlabel("concurrent requests")
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.25)
+        axes.legend(fontsize=9)
+    figure.suptitle(
+        f"{report['model']}, {report['dtype']}, {report['device']}, {report['threads']} threads", fontsize=10
+    )
+    _save(figure, file)
+
+
 def _smooth(values: Sequence[float], window: int = 8) -> list[float]:
     """Mean of the last few values."""
     return [
