@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 NAME = "kvcomm_ragged"
 _PROBE = 8  # tokens
+_FOLDED = 128  # tokens; up to here a group's heads in one product are faster, beyond, their repeated mask costs more
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,7 +122,15 @@ class _Row:
         else:
             keys.index_copy_(1, self.targets, key[0])
             values.index_copy_(1, self.targets, value[0])
+        tokens, group = query.shape[2], query.shape[1] // keys.shape[0]
+        if self._mask is not None and len(self._mask) < group * tokens and folds(tokens, causal=self._causal):
+            self._mask = self._mask.repeat(group, 1)
         return grouped_attention(query, keys, values, self._mask, scale, causal=self._causal)
+
+
+def folds(tokens: int, *, causal: bool) -> bool:
+    """Whether `grouped_attention` takes the heads of a group as more tokens."""
+    return not causal and tokens <= _FOLDED
 
 
 def grouped_attention(
@@ -133,7 +142,7 @@ def grouped_attention(
         query: of the new tokens.
         keys: all that are there.
         values: all that are there.
-        mask: additive `[tokens, seen]`; `None` shows everything.
+        mask: additive `[tokens, seen]`, once for each head of a group where `folds`; `None` shows everything.
         scale: of the scores; `None` is one over the root of `dim`.
         causal: tokens and seen are the same, each sees itself and what is before it.
 
@@ -143,19 +152,23 @@ def grouped_attention(
     _, heads, tokens, dim = query.shape
     kv_heads, seen, _ = keys.shape
     group = heads // kv_heads
-    if tokens == 1:  # a group's heads are as good as its tokens: one product per key head
+    if folds(tokens, causal=causal):  # the heads of a group are as good as more tokens
         out = functional.scaled_dot_product_attention(
-            query.reshape(1, kv_heads, group, dim), keys[None], values[None], scale=scale
+            query.reshape(1, kv_heads, group * tokens, dim),
+            keys[None],
+            values[None],
+            attn_mask=mask,
+            scale=scale,
         )
-        return out.reshape(1, heads, 1, values.shape[-1])
-    out = functional.scaled_dot_product_attention(
-        query.reshape(kv_heads, group, tokens, dim),
-        keys[:, None].expand(kv_heads, group, seen, dim),
-        values[:, None].expand(kv_heads, group, seen, values.shape[-1]),
-        attn_mask=mask,
-        is_causal=causal,
-        scale=scale,
-    )
+    else:
+        out = functional.scaled_dot_product_attention(
+            query.reshape(kv_heads, group, tokens, dim),
+            keys[:, None].expand(kv_heads, group, seen, dim),
+            values[:, None].expand(kv_heads, group, seen, values.shape[-1]),
+            attn_mask=mask,
+            is_causal=causal,
+            scale=scale,
+        )
     return out.reshape(1, heads, tokens, values.shape[-1])
 
 

@@ -100,9 +100,16 @@ def _prefix_hit(runner: Runner, ids: list[int], rounds: int) -> dict[str, float]
     block = cache.capture(0, PREFIX)
     target = runner.open(len(ids))
     plan = PrefillPlan((Placed(0, PREFIX, block, exact=True), Computed(PREFIX, len(ids))))
+
+    def plain() -> None:
+        ragged, runner.ragged = runner.ragged, False
+        runner.prefill(target, ids, plan)
+        runner.ragged = ragged
+
     medians = interleaved(
         {
             "dense": lambda: runner.prefill(cache, ids),
+            "plain": plain,
             "hit": lambda: runner.prefill(target, ids, plan),
             "short": lambda: runner.prefill(target, ids[:COMPUTED]),
             "copy": lambda: target.place(block, 0, None),
@@ -115,6 +122,7 @@ def _prefix_hit(runner: Runner, ids: list[int], rounds: int) -> dict[str, float]
         "computed_tokens": COMPUTED,
         "dense_s": medians["dense"],
         "hit_s": medians["hit"],
+        "hit_through_transformers_attention_s": medians["plain"],
         "dense_over_hit": medians["dense"] / medians["hit"],
         "floor_forward_s": medians["short"],
         "floor_copy_s": medians["copy"],
