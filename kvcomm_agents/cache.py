@@ -60,8 +60,7 @@ class PlanCache(Cache):
     def place(self, block: KVBlock, position: int, rope: Rope | None) -> None:
         """Write a block's KV at `position`, its keys rotated for it."""
         where = slice(position, position + block.tokens)
-        self.keys[:, :, where].copy_(block.keys_at(position, rope))
-        self.values[:, :, where].copy_(block.values)
+        block.write(self.keys[:, :, where], self.values[:, :, where], position, rope)
 
     def expect(self, targets: slice | Tensor, end: int) -> None:
         """Announce the next forward pass: its tokens go to `targets` (a slice, or positions `[tokens]`) below `end`."""

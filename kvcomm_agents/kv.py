@@ -59,18 +59,24 @@ class KVBlock:
             return self
         return KVBlock(rope.unrotate(self.keys, self.position), self.values)
 
-    def keys_at(self, position: int, rope: Rope | None) -> Tensor:
-        """The keys as the model would cache them at `position`: one rotation in float32, or none.
+    def write(self, keys: Tensor, values: Tensor, position: int, rope: Rope | None) -> None:
+        """Write to the memory of a cache, the keys as the model would cache them at `position`: rotated once, or not.
+
+        Args:
+            keys: `[layers, kv_heads, tokens, key_dim]`.
+            values: `[layers, kv_heads, tokens, value_dim]`.
+            position: where the first token stands.
+            rope: of the model; not needed where nothing moves.
 
         Raises:
             ValueError: the block has to move and there is no rope to move it by.
         """
+        values.copy_(self.values)
         if self.position == position:
-            return self.keys
-        if rope is None:
+            keys.copy_(self.keys)
+        elif rope is None:
             raise ValueError(f"keys cached at position {self.position} cannot be moved to {position} on this model")
-        if self.position is None:
-            return rope.rotate(self.keys, position)
-        return rope.rotate(
-            rope.unrotate(self.keys, self.position, dtype=torch.float32), position, dtype=self.keys.dtype
-        )
+        elif self.position is None:
+            rope.rotate(self.keys, position, out=keys)
+        else:
+            rope.rotate(rope.unrotate(self.keys, self.position, dtype=torch.float32), position, out=keys)

@@ -52,26 +52,42 @@ class Rope:
             self._tables(positions.stop)
         return self._cos[positions], self._sin[positions]
 
-    def rotate(self, keys: Tensor, start: int, *, dtype: torch.dtype | None = None) -> Tensor:
-        """Keys `[..., tokens, head_dim]` before RoPE -> as the model caches them at `start, start+1, ...`."""
+    def rotate(
+        self, keys: Tensor, start: int, *, dtype: torch.dtype | None = None, out: Tensor | None = None
+    ) -> Tensor:
+        """Keys `[..., tokens, head_dim]` before RoPE -> as the model caches them at `start, start+1, ...`.
+
+        Args:
+            keys: before RoPE.
+            start: position of the first.
+            dtype: of the result; that of `keys` if left out.
+            out: where the result goes, in its dtype; new memory if left out.
+        """
         cos, sin = self.angles(slice(start, start + keys.shape[-2]))
-        return self._turn(keys, cos, sin, dtype or keys.dtype)
+        return self._turn(keys, cos, sin, _room(keys, dtype) if out is None else out)
 
     def unrotate(self, keys: Tensor, start: int, *, dtype: torch.dtype | None = None) -> Tensor:
         """The inverse of `rotate`."""
         cos, sin = self.angles(slice(start, start + keys.shape[-2]))
         length = cos * cos + sin * sin
-        return self._turn(keys, cos / length, -sin / length, dtype or keys.dtype)
+        return self._turn(keys, cos / length, -sin / length, _room(keys, dtype))
 
-    def _turn(self, keys: Tensor, cos: Tensor, sin: Tensor, dtype: torch.dtype) -> Tensor:
+    def _turn(self, keys: Tensor, cos: Tensor, sin: Tensor, turned: Tensor) -> Tensor:
+        if keys.dim() > 3 and keys.device.type == "cpu":  # layer by layer, so that what is between stays in the cache
+            for part, into in zip(keys, turned, strict=True):
+                self._turn(part, cos, sin, into)
+            return turned
         pairs = cos.shape[-1]
         if self.pairing == "half":
             first, second = slice(0, pairs), slice(pairs, 2 * pairs)
         else:
             first, second = slice(0, 2 * pairs, 2), slice(1, 2 * pairs, 2)
         a, b = keys[..., first].float(), keys[..., second].float()
-        turned = torch.empty(keys.shape, dtype=dtype, device=keys.device)
         turned[..., first] = a * cos - b * sin
         turned[..., second] = b * cos + a * sin
         turned[..., 2 * pairs :] = keys[..., 2 * pairs :]
         return turned
+
+
+def _room(keys: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return torch.empty(keys.shape, dtype=dtype or keys.dtype, device=keys.device)

@@ -13,8 +13,17 @@ from hypothesis import strategies as st
 from kvcomm_agents.kv import KVBlock
 from kvcomm_agents.layout import inspect
 from kvcomm_agents.models import LoadedModel
+from kvcomm_agents.rope import Rope
 
 KEYS = torch.randn(3, 2, 7, 16, generator=torch.Generator().manual_seed(0))
+
+
+def keys_at(block: KVBlock, position: int, rope: Rope | None) -> torch.Tensor:
+    """What a cache holds once the block is written to it there."""
+    keys, values = torch.full_like(block.keys, torch.nan), torch.full_like(block.values, torch.nan)
+    block.write(keys, values, position, rope)
+    assert torch.equal(values, block.values)
+    return keys
 
 
 @pytest.mark.parametrize("family", MOVABLE)
@@ -27,15 +36,18 @@ def test_moving_there_and_back_changes_nothing(
     rope = layout.require_movable()
     keys = KEYS[..., : layout.key_dim]
     block = KVBlock(rope.rotate(keys, there), keys, there)
-    moved = KVBlock(block.keys_at(elsewhere, rope), keys, elsewhere)
-    torch.testing.assert_close(moved.keys_at(there, rope), block.keys, atol=1e-5, rtol=1e-5)
+    moved = KVBlock(keys_at(block, elsewhere, rope), keys, elsewhere)
+    torch.testing.assert_close(keys_at(moved, there, rope), block.keys, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(block.unrotated(rope).keys, keys, atol=1e-5, rtol=1e-5)
 
 
-def test_keys_that_stay_are_returned_untouched(tiny: Callable[[str], LoadedModel]) -> None:
+def test_keys_that_stay_are_written_untouched(tiny: Callable[[str], LoadedModel]) -> None:
     rope = inspect(tiny("llama").model).require_movable()
     block = KVBlock(KEYS[..., :8].to(torch.bfloat16), KEYS[..., :8], 3)
-    assert block.keys_at(3, rope) is block.keys
+    assert torch.equal(keys_at(block, 3, rope), block.keys)
+    assert torch.equal(keys_at(block, 3, None), block.keys)
+    with pytest.raises(ValueError, match="cannot be moved to 4"):
+        keys_at(block, 4, None)
 
 
 def test_bf16_keys_are_rotated_in_fp32(tiny: Callable[[str], LoadedModel]) -> None:
