@@ -82,11 +82,13 @@ class Rope:
             first, second = slice(0, pairs), slice(pairs, 2 * pairs)
         else:
             first, second = slice(0, 2 * pairs, 2), slice(1, 2 * pairs, 2)
-        a, b = keys[..., first].float(), keys[..., second].float()
-        turned[..., first] = a * cos - b * sin
-        turned[..., second] = b * cos + a * sin
-        turned[..., 2 * pairs :] = keys[..., 2 * pairs :]
-        return turned
+        whole = keys.float()
+        a, b = whole[..., first], whole[..., second]
+        exact = torch.empty_like(whole)
+        torch.mul(a, cos, out=exact[..., first]).addcmul_(b, sin, value=-1)
+        torch.mul(b, cos, out=exact[..., second]).addcmul_(a, sin)
+        exact[..., 2 * pairs :] = whole[..., 2 * pairs :]
+        return turned.copy_(exact)
 
 
 def _room(keys: Tensor, dtype: torch.dtype | None) -> Tensor:
