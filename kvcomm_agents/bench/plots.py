@@ -118,8 +118,8 @@ def plot_stream(report: Mapping[str, Any], file: Path) -> None:
 
 def plot_decode(report: Mapping[str, Any], file: Path) -> None:
     """Tokens per second and time between tokens against concurrent requests, together and in turn."""
-    pyplot = _pyplot()
-    figure, (rate, gap) = pyplot.subplots(1, 2, figsize=(10, 4))
+    plt = pyplot_module()
+    figure, (rate, gap) = plt.subplots(1, 2, figsize=(10, 4))
     counts = [int(count) for count in report["requests"]]
     for way, label, color in (("together", "together", "#c0392b"), ("in_turn", "in turn", "#2c3e50")):
         rows = [row[way] for row in report["requests"].values()]
@@ -137,7 +137,7 @@ def plot_decode(report: Mapping[str, Any], file: Path) -> None:
     figure.suptitle(
         f"{report['model']}, {report['dtype']}, {report['device']}, {report['threads']} threads", fontsize=10
     )
-    _save(figure, file)
+    save(figure, file)
 
 
 def _smooth(values: Sequence[float], window: int = 8) -> list[float]:
