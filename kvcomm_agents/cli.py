@@ -14,6 +14,7 @@ from rich.markup import escape
 from ._version import __version__
 from .bench.appcli import app_app
 from .bench.cli import bench_app
+from .bench.growcli import grow_app
 from .bench.speedcli import speed_app
 from .bench.warmcli import warm_app
 from .errors import KVCommError
@@ -21,7 +22,7 @@ from .errors import KVCommError
 app = typer.Typer(help="Reuse KV caches between the agents of one app.", no_args_is_help=True, add_completion=False)
 models_app = typer.Typer(help="Models kept on this machine.", no_args_is_help=False)
 app.add_typer(models_app, name="models")
-for more in (app_app, speed_app, warm_app):  # their commands are commands of `bench`
+for more in (app_app, grow_app, speed_app, warm_app):  # their commands are commands of `bench`
     bench_app.add_typer(more)
 app.add_typer(bench_app, name="bench")
 

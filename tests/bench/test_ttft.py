@@ -1,9 +1,6 @@
 """Time to first token on a tiny random model: what is served, what is charged, and the figures."""
 
-import gzip
 import json
-import random
-import string
 
 import pytest
 
@@ -22,54 +19,16 @@ from kvcomm_agents.errors import ConfigError
 PROTOCOL = Protocol(agents=3, prefix=40, question=60, output=30)
 
 
-def prose(rng, words=60):
-    return " ".join("".join(rng.choices(string.ascii_lowercase, k=5)) for _ in range(words))
-
-
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    rng, where = random.Random(0), tmp_path_factory.mktemp("data")
-    turn = ("Planner", "terminal", "Coder", "Planner", "Coder")
-    rows = {
-        "whowhen_autogen": [
-            {
-                "question": "?",
-                "system_prompt": {"Planner": prose(rng, 9), "Coder": prose(rng, 9)},
-                "history": [{"name": name, "role": "user", "content": prose(rng, 7)} for name in turn],
-            }
-            for _ in range(40)
-        ],
-        "whowhen_magentic": [
-            {
-                "question": "?",
-                "history": [
-                    {"role": "human", "content": "find it"},
-                    {"role": "Orchestrator (thought)", "content": "Initial plan: look"},
-                    {"role": "Orchestrator (thought)", "content": "Updated Ledger: go on"},
-                    {"role": "Orchestrator (-> WebSurfer)", "content": "open the page"},
-                    {"role": "Orchestrator (thought)", "content": "Next speaker WebSurfer"},
-                    {"role": "WebSurfer", "content": "I opened it"},
-                ],
-            }
-        ],
-        "musique": [{"question": "?", "ctxs": [{"text": prose(rng)}], "answers": []} for _ in range(9)],
-    }
-    for name, lines in rows.items():
-        with gzip.open(where / f"{name}.jsonl.gz", "wt") as file:
-            file.writelines(json.dumps(row) + "\n" for row in lines)
-    return where
-
-
-@pytest.fixture(scope="module")
-def found(tiny, folder):
+def found(tiny, logs_folder):
     loaded = tiny("llama")
-    calls = protocol_calls(loaded, PROTOCOL, 6, folder)
+    calls = protocol_calls(loaded, PROTOCOL, 6, logs_folder)
     columns = [make_column(name, loaded, TOKEN_MEAN) for name in NAMES]
     return loaded, columns, run(columns, calls, cold=4, positions=8)
 
 
-def test_lengths_are_what_was_asked_for_and_answers_stand_in_later_prompts(tiny, folder):
-    for calls in protocol_calls(tiny("llama"), PROTOCOL, 2, folder):
+def test_lengths_are_what_was_asked_for_and_answers_stand_in_later_prompts(tiny, logs_folder):
+    for calls in protocol_calls(tiny("llama"), PROTOCOL, 2, logs_folder):
         assert [len(call.output) for call in calls] == [30] * 3
         grown = [len(call.ids) for call in calls]
         assert grown[2] - grown[1] == grown[1] - grown[0] > 30
@@ -80,9 +39,9 @@ def test_lengths_are_what_was_asked_for_and_answers_stand_in_later_prompts(tiny,
     assert longest([calls]) == grown[2] + 30
 
 
-def test_a_run_that_needs_more_text_than_there_is_says_so(tiny, folder):
+def test_a_run_that_needs_more_text_than_there_is_says_so(tiny, logs_folder):
     with pytest.raises(ConfigError, match="tokens are left"):
-        protocol_calls(tiny("llama"), Protocol(question=5000), 9, folder)
+        protocol_calls(tiny("llama"), Protocol(question=5000), 9, logs_folder)
     with pytest.raises(ConfigError, match="prefix=0"):
         Protocol(prefix=0)
 
@@ -131,25 +90,25 @@ def test_figure(found, tmp_path):
     assert (tmp_path / "ttft.png").stat().st_size > 1000
 
 
-def test_a_replay_calls_agents_as_the_app_did(tiny, folder):
+def test_a_replay_calls_agents_as_the_app_did(tiny, logs_folder):
     loaded = tiny("llama")
-    calls = replay_calls(loaded, "autogen", 2, folder)[1]
+    calls = replay_calls(loaded, "autogen", 2, logs_folder)[1]
     assert [call.agent for call in calls] == ["Coder", "Planner", "Coder"]  # nobody is asked before anything was said
     assert loaded.tokenizer.decode(calls[0].output) in loaded.tokenizer.decode(calls[1].ids)
-    web = replay_calls(loaded, "magentic", 1, folder, limit=2000)[0]
+    web = replay_calls(loaded, "magentic", 1, logs_folder, limit=2000)[0]
     assert [call.agent for call in web] == ["Orchestrator", "Orchestrator", "WebSurfer"]
     heard = loaded.tokenizer.decode(web[2].ids)
     assert "open the page" in heard
     assert "Ledger: go on" not in heard
-    assert replay_calls(loaded, "autogen", 1, folder, limit=100) == [[]]
+    assert replay_calls(loaded, "autogen", 1, logs_folder, limit=100) == [[]]
     with pytest.raises(ConfigError, match="there are 40"):
-        replay_calls(loaded, "autogen", 41, folder)
+        replay_calls(loaded, "autogen", 41, logs_folder)
 
 
-def test_growing_conversations_are_found_by_the_prefix_cache(tiny, folder):
+def test_growing_conversations_are_found_by_the_prefix_cache(tiny, logs_folder):
     loaded = tiny("llama")
     columns = [make_column(name, loaded, TOKEN_MEAN) for name in ("dense", "prefix", "exact")]
-    served = run(columns, replay_calls(loaded, "autogen", 1, folder), cold=0)
+    served = run(columns, replay_calls(loaded, "autogen", 1, logs_folder), cold=0)
     again = [row for row in served.steady if row.call.agent == "Coder"][-3:]
     by_column = {row.column: row.first for row in again}
     own = len(again[0].call.output)
