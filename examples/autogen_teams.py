@@ -108,8 +108,8 @@ def magentic_one(client: Client) -> Any:
         "instruction_or_question": answer(type="string", maxLength=60),
     }
     ledger = {"type": "object", "properties": entries, "required": list(entries)}
-    orchestrator = client(max_tokens=160, schemas={"LedgerEntry": ledger})
-    return MagenticOneGroupChat(_agents(client), orchestrator, max_turns=3)
+    orchestrator = client(max_tokens=128, schemas={"LedgerEntry": ledger})
+    return MagenticOneGroupChat(_agents(client), orchestrator, max_turns=2)
 
 
 TEAMS: dict[str, tuple[Callable[[Client], Any], int]] = {
