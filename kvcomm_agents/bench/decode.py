@@ -23,33 +23,27 @@ from ..errors import ConfigError
 from ..inference import Inference
 from ..job import Event, Job
 from ..models import LoadedModel
-from ..request import Completion, Request, SamplingParams
+from ..request import Request, SamplingParams
 from ..running import Running
 from .console import Tell, model_name, quietly
 
-STREAMS, ARRIVING = 4, 1500  # how many decode when a long prompt comes, and its tokens
+STREAMS, ARRIVING = 4, 1000  # how many decode when a long prompt comes, and its tokens
 _AT_ONE_GO = 1 << 30
+_LONG = 16  # answers are as many times as long as what is measured: the first must not end before the last begins
 
 
 @dataclass(slots=True)
 class Stream:
-    """One request: when each of its tokens came, and in the end its answer."""
+    """One request: when each of its tokens came, and the first of them."""
 
     began: float = field(default_factory=time.perf_counter)
     times: list[float] = field(default_factory=list)
-    answer: Completion | None = None
+    said: tuple[int, ...] = ()
 
     def __call__(self, event: Event) -> None:
         """A sink."""
-        if isinstance(event, Completion):
-            self.answer = event
-        elif isinstance(event, BaseException):
+        if isinstance(event, BaseException):
             raise event
-
-    @property
-    def said(self) -> tuple[int, ...]:
-        """Token ids of the answer."""
-        return self.answer.token_ids if self.answer else ()
 
     def gaps(self, start: float, stop: float) -> list[float]:
         """Seconds between tokens, of those that came after `start`, up to `stop`."""
@@ -72,13 +66,13 @@ def counted(text: str) -> tuple[int, ...]:
 
 
 def prompts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], count: int) -> list[list[int]]:
-    """Token ids of texts put one after the other, cut to 150 tokens and more each; the last has `ARRIVING`.
+    """Token ids of texts put one after the other, cut to 64 tokens and more each; the last has `ARRIVING`.
 
     Raises:
         ConfigError: the texts are too short for that.
     """
     ids = [token for text in texts for token in tokenizer(text + "\n\n", add_special_tokens=False)["input_ids"]]
-    lengths = [*(150 + 37 * index % 200 for index in range(max(count, STREAMS))), ARRIVING]
+    lengths = [*(64 + 37 * index % 100 for index in range(max(count, STREAMS))), ARRIVING]
     if len(ids) < sum(lengths):
         raise ConfigError(f"{sum(lengths)} tokens of text are needed and there are {len(ids)}")
     edges = list(itertools.accumulate(lengths, initial=0))
@@ -148,11 +142,16 @@ def _way(inference: Inference, way: str) -> Iterator[None]:
 
 
 def _serve(inference: Inference, texts: Sequence[Sequence[int]], tokens: int) -> list[Stream]:
-    """Requests that all come at once, to their ends."""
+    """Requests that all come at once, until the last to begin has so many tokens."""
     streams = [Stream() for _ in texts]
-    running = [_begin(inference, text, tokens, one) for text, one in zip(texts, streams, strict=True)]
-    while running:
+    running = [_begin(inference, text, _LONG * tokens, one) for text, one in zip(texts, streams, strict=True)]
+    every = list(running)
+    while running and min(len(one.output) for one in running) < tokens:
         _step(inference, running)
+    for stream, one in zip(streams, every, strict=True):
+        stream.said = tuple(one.output[:tokens])
+    for one in running:
+        inference.release(one)
     return streams
 
 
