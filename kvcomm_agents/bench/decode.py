@@ -174,10 +174,11 @@ def _step(inference: Inference, running: list[Running]) -> None:
 
 
 def _summary(runs: Sequence[Sequence[Stream]]) -> dict[str, float]:
-    """Of the time in which all decode: from the last one's first token to the first one's last."""
+    """Of the time in which all decode: from the last one's first token to the first end of those still at it then."""
     rates, gaps = [], list[float]()
     for run in runs:
-        start, stop = max(one.times[0] for one in run), min(one.times[-1] for one in run)
+        start = max(one.times[0] for one in run)
+        stop = min(one.times[-1] for one in run if one.times[-1] > start)
         within = [gap for one in run for gap in one.gaps(start, stop)]
         rates.append(len(within) / (stop - start))
         gaps += within
