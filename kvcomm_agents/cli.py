@@ -17,7 +17,7 @@ from .bench.cli import bench_app
 from .bench.growcli import grow_app
 from .bench.speedcli import speed_app
 from .bench.warmcli import warm_app
-from .errors import KVCommError
+from .errors import ConfigError, KVCommError, ReportError
 
 app = typer.Typer(help="Reuse KV caches between the agents of one app.", no_args_is_help=True, add_completion=False)
 models_app = typer.Typer(help="Models kept on this machine.", no_args_is_help=False)
@@ -64,6 +64,37 @@ def demo(
         from .demo import run_demo
 
         run_demo(model=model, json_path=json_path, max_tokens=max_tokens)
+
+
+@app.command()
+def report(
+    file: Annotated[Path, typer.Argument(help="JSON lines, as written with EngineConfig(report_file=...).")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The page; else beside the file.")] = None,
+    last: Annotated[int, typer.Option(min=1, help="Draw this many calls, the newest.")] = 200,
+    agent: Annotated[list[str] | None, typer.Option(help="Only this agent; may be given again.")] = None,
+    conversation: Annotated[str | None, typer.Option(help="Only this thread or run.")] = None,
+) -> None:
+    """Draw what requests did as one HTML page."""
+    with plain_errors():
+        from .pictures import report_page
+        from .reportfile import Recorded, read_reports
+
+        found = read_reports(file)
+        requests = tuple(
+            one
+            for one in found.requests
+            if (not agent or one.agent in agent) and conversation in (None, one.conversation)
+        )
+        if not requests:
+            raise ReportError(f"{file} holds no such request, of {len(found.requests)} in all")
+        names = {one.agent for one in requests}
+        audits = tuple(audit for audit in found.audits if audit.agent in names)
+        page = output or file.with_suffix(".html")
+        try:
+            page.write_text(report_page(Recorded(requests, audits), file.stem, last), encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"the page cannot be written to {page}: {error.strerror}") from error
+        Console(soft_wrap=True).print(f"{len(requests)} calls: {escape(str(page))}", highlight=False)
 
 
 @models_app.callback(invoke_without_command=True)

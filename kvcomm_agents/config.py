@@ -103,6 +103,7 @@ class EngineConfig:
         embedder: a sentence-transformers model that keys anchors; `None` takes the embedded default
             if it is installed, else the model's own mean token embedding.
         memory_folder: where anchors, maps and audits are kept between processes; `None` keeps nothing.
+        report_file: a report of every request is appended to it, for `kvcomm report`; `None` writes none.
         reuse: see `ReuseConfig`.
     """
 
@@ -115,6 +116,7 @@ class EngineConfig:
     prefill_chunk: int = 128
     embedder: str | None = None
     memory_folder: str | None = None
+    report_file: str | None = None
     reuse: ReuseConfig = ReuseConfig()
 
     def __post_init__(self) -> None:
@@ -148,7 +150,7 @@ class EngineConfig:
             try:
                 if field.name == "reuse":
                     value = ReuseConfig(mode=text)  # type: ignore[arg-type]
-                elif field.name in ("device", "dtype", "embedder", "memory_folder"):
+                elif field.name in ("device", "dtype", "embedder", "memory_folder", "report_file"):
                     value = text
                 else:
                     value = int(text)

@@ -28,6 +28,7 @@ from .inference import Inference, max_context
 from .job import Event, Job, Sink
 from .models import LoadedModel, load_model, load_tokenizer
 from .prompt import PromptRenderer
+from .reportfile import ReportFile
 from .request import Completion, Message, Request, TextChunk, ToolSpec
 from .store import StoreStats
 from .telemetry import Observer, RequestReport, Telemetry, finish_reason_of
@@ -53,6 +54,8 @@ class Engine:
         self.name = model if isinstance(model, str) else model.name
         self._loaded = None if isinstance(model, str) else model
         self._telemetry = Telemetry()
+        if config.report_file is not None:
+            self.observe(ReportFile(config.report_file))
         self._worker = Worker(self._make, config.max_concurrent, self.name)
         self._close_at_exit = weakref.WeakMethod(self.close)
         atexit.register(_call, self._close_at_exit)

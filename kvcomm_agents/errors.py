@@ -15,6 +15,7 @@ KVCommError
 ├── PlanError                a prefill plan that does not cover its prompt (also ValueError)
 ├── PackError                nothing to pack, or no room for it (also ValueError)
 ├── StoreError               a saved store that is damaged or belongs to another model
+├── ReportError              a file that holds no reports   (also ValueError)
 ├── MissingExtraError        an optional dependency is absent  (also ImportError)
 └── EngineClosedError        the engine was closed
 """
@@ -80,6 +81,10 @@ class PackError(KVCommError, ValueError):
 
 class StoreError(KVCommError):
     """A saved store is damaged, or was made by another model or tokenizer."""
+
+
+class ReportError(KVCommError, ValueError):
+    """A file of reports cannot be read, or holds something else; the message names the line."""
 
 
 class MissingExtraError(KVCommError, ImportError):

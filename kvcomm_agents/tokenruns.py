@@ -23,14 +23,17 @@ def token_runs(plan: PrefillPlan, segments: Sequence[Segment], agent: str) -> tu
             _append(runs, TokenRun(run.start, run.stop, "exact", "prefix", run.source))
             continue
         kind: RunKind = "corrected" if isinstance(run, Placed) else "computed"
+        # placed from the prefix store, behind corrected KV; spans carry no source of their own
+        source = run.source if isinstance(run, Placed) else ""
+        gap: Provenance = "prefix" if source else "unknown"
         at = run.start
         for one in segments:
             start, stop = max(one.start, at), min(one.stop, run.stop)
             if start < stop:
-                _append(runs, TokenRun(at, start, kind))
+                _append(runs, TokenRun(at, start, kind, gap, source))
                 _append(runs, TokenRun(start, stop, kind, *_provenance(one, agent)))
                 at = stop
-        _append(runs, TokenRun(at, run.stop, kind))
+        _append(runs, TokenRun(at, run.stop, kind, gap, source))
     return tuple(runs)
 
 

@@ -53,10 +53,13 @@ def test_every_setting_is_read_from_its_variable():
         "KVCOMM_PREFILL_CHUNK": "64",
         "KVCOMM_EMBEDDER": "token-mean",
         "KVCOMM_MEMORY_FOLDER": "memory",
+        "KVCOMM_REPORT_FILE": "reports.jsonl",
         "KVCOMM_REUSE": "off",
     }
     assert len(env) == len(fields(EngineConfig))  # a new setting must be added here
-    expected = EngineConfig("cpu", "bfloat16", 1, 0, 4096, 3, 64, "token-mean", "memory", ReuseConfig("off"))
+    expected = EngineConfig(
+        "cpu", "bfloat16", 1, 0, 4096, 3, 64, "token-mean", "memory", "reports.jsonl", ReuseConfig("off")
+    )
     assert EngineConfig.from_env({**env, "UNRELATED": "x"}) == expected
 
 

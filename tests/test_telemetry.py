@@ -7,13 +7,18 @@ import time
 from collections.abc import Iterator
 
 import pytest
+import torch
 from two_agents import QUESTIONS, call, chain, made, make_speaker
 
 from kvcomm_agents import Message, Request, RequestReport, SamplingParams
 from kvcomm_agents.engine import Engine
 from kvcomm_agents.errors import PromptError, RequestCancelledError, RequestTimeoutError
+from kvcomm_agents.kv import KVBlock
 from kvcomm_agents.models import LoadedModel
+from kvcomm_agents.plan import Computed, Placed, PrefillPlan
+from kvcomm_agents.segments import Segment
 from kvcomm_agents.telemetry import PHASES, AuditReport, Telemetry, TokenRun, finish_reason_of
+from kvcomm_agents.tokenruns import token_runs
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +79,19 @@ def test_the_runs_say_whose_text_it_is(reports: tuple[RequestReport, ...]) -> No
     assert prefix == [("exact", "prefix", "solver"), ("exact", "prefix", "critic")]
     assert {run.text for run in reports[0].runs} == {"new"}
     assert "solver's answer" in next(run for run in corrected if run.text == "answer").describe()
+
+
+def test_a_corrected_prefix_is_the_start_of_an_earlier_context() -> None:
+    block = KVBlock(torch.zeros(1, 1, 4, 2), torch.zeros(1, 1, 4, 2))
+    exact, tainted = Placed(0, 4, block, exact=True, source="a"), Placed(4, 8, block, exact=False, source="b")
+    segments = (Segment(8, 10, "span", 3, producer="c", written=True),)
+    runs = token_runs(PrefillPlan((exact, tainted, Computed(8, 12))), segments, "b")
+    assert runs == (
+        TokenRun(0, 4, "exact", "prefix", "a"),
+        TokenRun(4, 8, "corrected", "prefix", "b"),
+        TokenRun(8, 10, "computed", "answer", "c"),
+        TokenRun(10, 12, "computed"),
+    )
 
 
 def test_the_phases_add_up_to_the_time_it_took(reports: tuple[RequestReport, ...]) -> None:
