@@ -53,7 +53,7 @@ class ReuseConfig:
     audit_share: float = 0.05
     min_prefix: int = 8
     min_span: int = 12
-    min_placed: int = 32
+    min_placed: int = 24
     pack_tokens: int = 256
     pack_positions: Literal["reset", "running"] = "reset"
     span_bytes: int = 1 * GiB

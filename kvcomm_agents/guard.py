@@ -29,7 +29,6 @@ _PRIOR_SPREAD = 1.0  # of log KL between requests of one agent, before there is 
 _PRIOR_SLOPES = np.array([0.4, 0.4])
 _PRIOR_RECORDS = 10.0
 _RUNGS = {rung.name: index for index, rung in enumerate(LADDER)}
-_AIM = 0.85  # of the bound: requests that nothing foretold come on top
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,15 +136,14 @@ class Guard:
         return float(np.exp(level + slope + variance / 2 + 0.5 * math.sqrt(variance / (weight + 1))))
 
     def decide(self, agent: str, features: Features) -> Decision:
-        """The lowest rung whose expected divergence is safely within the bound; dense if none is."""
-        aim = _AIM * self.max_divergence
+        """The lowest rung whose expected divergence is within the bound; dense if none is."""
         novel = self.is_novel(agent, features)
         worst = math.inf
         for rung in range(len(LADDER) - 1 if novel else 0, len(LADDER)):
             worst = self.predict(agent, rung, features)
-            if worst <= aim:
+            if worst <= self.max_divergence:
                 return Decision(rung, worst, novel, "novel text" if novel else "within the bound")
-        reason = "no audits yet" if math.isinf(worst) else f"predicted {worst:.4f}, aim {aim:.4f}"
+        reason = "no audits yet" if math.isinf(worst) else f"predicted {worst:.4f} > {self.max_divergence}"
         return Decision(None, 0.0, novel, reason)
 
     def is_novel(self, agent: str, features: Features) -> bool:
