@@ -31,10 +31,10 @@ class Rung:
 
 
 LADDER = (
-    Rung("placed", least=16),
-    Rung("heads", heads=8, least=16),
-    Rung("long heads", heads=16, least=16),
-    Rung("connectives", heads=16, connectives=True, least=16),
+    Rung("placed", least=12),
+    Rung("heads", heads=8, least=12),
+    Rung("long heads", heads=16, least=12),
+    Rung("connectives", heads=8, connectives=True, least=12),
 )
 """From the least computed to the most; above it there is only dense."""
 
