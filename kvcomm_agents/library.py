@@ -112,7 +112,7 @@ class SpanLibrary:
     ) -> Span | None:
         """Keep a span, or the one already known by the same ids; `None` if it is too short.
 
-        An exact donor replaces an approximate one. Agents who write the same words, say by quoting one
+        An exact donor replaces an approximate one, under the same id: others name it among their sources. Agents who write the same words, say by quoting one
         another, are donors each: their contexts differ.
         """
         array = np.asarray(ids, dtype=np.int64)
@@ -126,12 +126,14 @@ class SpanLibrary:
             self._spans.move_to_end(known)
             return self._spans[known]
         place, read = len(twins), dict[str, NDArray[np.bool_]]()
-        if known is not None:
+        if known is None:
+            known = self._next
+            self._next += 1
+        else:
             place, read = twins.index(known), self._spans[known].read
             self._remove(known)
             twins = self._by_content[array.tobytes()]
-        span = Span(self._next, array, base, producer, origin, exact, sources, read=read)
-        self._next += 1
+        span = Span(known, array, base, producer, origin, exact, sources, read=read)
         self._spans[span.id] = span
         twins.insert(place, span.id)
         self._index.add(span.id, ids)

@@ -133,7 +133,7 @@ class Memory:
         span = self.library[span_id]
         slot = _reading(span, slot)
         known = self._prepared.get((span_id, slot))
-        if known is not None:
+        if known is not None and known.base is span.base:
             self._prepared.move_to_end((span_id, slot))
             return known
         correction = self.linear.correct(slot, span.base, span.embedding)
@@ -141,6 +141,7 @@ class Memory:
         few = pick(span.base, some)
         second = self.second.correct(slot, few, span.embedding)
         made = Prepared(
+            span.base,
             correction.block,
             self.linear.knows(Slot(slot.agent, "")),  # the map of a slot leans on all its agent's
             self.linear.leverage(slot, span.base) if correction.examples else float("inf"),

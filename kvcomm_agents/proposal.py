@@ -14,8 +14,12 @@ from .segments import Segment
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """A span corrected for a slot, and what the guard wants to know of it; `warmed` if its base has no donor."""
+    """A span corrected for a slot, and what the guard wants to know of it; `warmed` if its base has no donor.
 
+    `base` is the donor KV that was corrected: another donor needs another correction.
+    """
+
+    base: KVBlock
     block: KVBlock
     examples: int
     leverage: float

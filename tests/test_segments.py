@@ -79,6 +79,17 @@ def test_answers_compete_if_neither_author_read_the_other() -> None:
     assert not competing(segment([*ANSWER, *MIDDLE, *OTHER], "c", chained), chained)
 
 
+def test_answers_compete_although_their_source_has_another_donor_now() -> None:
+    known = SpanLibrary(1 << 20, min_span=12)
+    rough = known.add(QUESTION, block(30), producer="a", origin="prompt", exact=False)
+    assert rough is not None
+    known.add(ANSWER, block(40), producer="a", origin="output", exact=False, sources=frozenset({rough.id}))
+    exact = known.add(QUESTION, block(30), producer="b", origin="prompt", exact=True)
+    assert exact is not None
+    known.add(OTHER, block(30), producer="b", origin="output", exact=True, sources=frozenset({exact.id}))
+    assert competing(segment([*ANSWER, *MIDDLE, *OTHER], "c", known), known)
+
+
 def test_library_stays_within_its_budget_and_prefers_exact_donors() -> None:
     known = SpanLibrary(3 * block(30).nbytes, min_span=12)
     rough = known.add(QUESTION, block(30), producer="a", origin="prompt", exact=False)
@@ -87,7 +98,7 @@ def test_library_stays_within_its_budget_and_prefers_exact_donors() -> None:
     assert rough is not None
     assert exact is not None
     assert exact is again
-    assert rough.id not in known
+    assert known[rough.id] is exact
     for start in range(1000, 1400, 40):
         known.add(list(range(start, start + 30)), block(30), producer="a", origin="prompt", exact=True)
         assert known.nbytes <= 3 * block(30).nbytes

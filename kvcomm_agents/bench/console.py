@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,4 +86,4 @@ def table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> 
 def model_name(loaded: LoadedModel) -> str:
     """What the model calls itself, rather than where it lies."""
     path = Path(loaded.folder or loaded.name)
-    return path.name if path.is_dir() else loaded.name
+    return re.sub(r"-[0-9a-f]{16}$", "", path.name) if path.is_dir() else loaded.name
