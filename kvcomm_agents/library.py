@@ -112,8 +112,8 @@ class SpanLibrary:
     ) -> Span | None:
         """Keep a span, or the one already known by the same ids; `None` if it is too short.
 
-        An exact donor replaces an approximate one, under the same id: others name it among their sources. Agents who write the same words, say by quoting one
-        another, are donors each: their contexts differ.
+        An exact donor replaces an approximate one, under the same id: others name it among their sources.
+        Agents who write the same words, say by quoting one another, are donors each: their contexts differ.
         """
         array = np.asarray(ids, dtype=np.int64)
         if len(array) < self.min_span or base.nbytes > self.budget:
