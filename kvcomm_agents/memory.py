@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from .anchors import AnchorPool
 from .config import ReuseConfig
@@ -19,6 +18,7 @@ from .embedding import Embedder
 from .guard import Features, Guard
 from .kv import KVBlock
 from .library import Span, SpanLibrary, Tagged
+from .owntext import OwnText
 from .proposal import Prepared, Proposal, distance, features_of, pick
 from .segments import Segment, after, competing, segment
 
@@ -30,36 +30,6 @@ _READ = 0.9  # share of a text's tokens that counts as the text
 _WARMED = "\0warm"
 _RANKS = 16  # places in a warm-up that are told apart
 _PREPARED = 256  # corrections kept for spans about to be read
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Mean:
-    """Mean KV of the tokens of a span from `start` on, and how many examples each of them had, `[tokens]`."""
-
-    start: int
-    block: KVBlock
-    counts: Tensor
-
-    @property
-    def stop(self) -> int:
-        return self.start + self.block.tokens
-
-    def slice(self, start: int, stop: int) -> KVBlock:
-        return self.block.slice(start - self.start, stop - self.start)
-
-    def updated(self, start: int, stop: int, true: KVBlock) -> _Mean:
-        """With the KV of tokens `start:stop` of the span; what lies outside the mean is left out."""
-        first, last = max(start, self.start), min(stop, self.stop)
-        if first >= last:
-            return self
-        here = slice(first - self.start, last - self.start)
-        new = true.slice(first - start, last - start)
-        block, counts = self.block.clone(), self.counts.clone()
-        counts[here] += 1
-        for old, part in ((block.keys, new.keys), (block.values, new.values)):
-            share = (1 / counts[here]).to(device=old.device, dtype=old.dtype)
-            old[:, :, here] += (part - old[:, :, here]) * share[:, None]
-        return _Mean(self.start, block, counts)
 
 
 @dataclass(slots=True, eq=False)
@@ -84,7 +54,7 @@ class Memory:
     linear: LinearCorrector = field(init=False)
     second: TokenKnnCorrector = field(init=False)
     guard: Guard = field(init=False)
-    _means: dict[tuple[str, int], _Mean] = field(default_factory=dict)
+    _own: OwnText = field(default_factory=OwnText)
     _readers: defaultdict[str, Counter[Slot]] = field(default_factory=lambda: defaultdict(Counter))
     _prepared: OrderedDict[tuple[int, Slot], Prepared] = field(default_factory=OrderedDict)
 
@@ -120,9 +90,9 @@ class Memory:
                 prepared.append((made, one.tokens))
                 block = made.block
             else:
-                mean = self._means.get((agent, one.span))
-                if mean is not None and mean.start <= one.offset and one.offset + one.tokens <= mean.stop:
-                    blocks[index] = mean.slice(one.offset, one.offset + one.tokens)
+                mean = self._own.block(agent, one)
+                if mean is not None:
+                    blocks[index] = mean
                     continue
                 block = self.library[one.span].base
             blocks[index] = block.slice(one.offset, one.offset + one.tokens)
@@ -224,7 +194,7 @@ class Memory:
                 continue
             span, true = self.library[one.span], true_kv[index]
             if one.slot is None:
-                self._recur(agent, one, span, true)
+                self._own.learn(agent, one, span, true)
                 continue
             base = span.base.slice(one.offset, one.offset + one.tokens)
             slot = _reading(span, one.slot)
@@ -238,6 +208,7 @@ class Memory:
             self.linear.solve(slot)
             if span.warmed and one.tokens >= _READ * span.tokens:  # learned from as such; from now on it has a donor
                 self.library.settle(span.id, one.offset, true, agent)
+        self._own.keep(self.library)
         for key in [key for key in self._prepared if key[1].agent in (agent, agent + _WARMED)]:
             del self._prepared[key]
 
@@ -276,8 +247,7 @@ class Memory:
     @property
     def nbytes(self) -> int:
         """Bytes of everything learned, donors included."""
-        means = sum(mean.block.nbytes for mean in self._means.values())
-        return self.library.nbytes + self.pool.nbytes + self.linear.nbytes + self.second.nbytes + means
+        return self.library.nbytes + self.pool.nbytes + self.linear.nbytes + self.second.nbytes + self._own.nbytes
 
     def _embed(self, span: Span) -> None:
         if span.embedding is None:
@@ -295,17 +265,6 @@ class Memory:
         if span not in self.library:
             return False
         return self.library[span].origin == "output" or self.library[span].producer != agent
-
-    def _recur(self, agent: str, one: Segment, span: Span, true: KVBlock) -> None:
-        """Running mean of the KV of an agent's recurring text, as published evidence has it best."""
-        start, stop = one.offset, one.offset + one.tokens
-        mean = self._means.get((agent, one.span))
-        if mean is None:
-            # The donor of the agent's own text is the first example; another agent's donor is none.
-            own = span.producer == agent
-            first = span.base.slice(start, stop) if own else true
-            mean = _Mean(start, first, torch.ones(one.tokens) if own else torch.zeros(one.tokens))
-        self._means[agent, one.span] = mean.updated(start, stop, true)
 
 
 def _reading(span: Span, slot: Slot) -> Slot:

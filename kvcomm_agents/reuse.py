@@ -5,19 +5,20 @@ from __future__ import annotations
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from .audit import KEPT, audit, trial
 from .cache import PlanCache
+from .choice import Choice
 from .config import ReuseConfig, ReuseMode
 from .guard import AuditRecord, Features
 from .kv import KVBlock
 from .library import Tagged
 from .memory import Memory
-from .plan import Placed, PrefillPlan
+from .plan import Placed
 from .planner import LADDER, corrected_plan, prefix_plan, prefix_runs
 from .proposal import Proposal
 from .runner import Runner
@@ -30,45 +31,6 @@ _ALL_AUDITED = 16  # reused requests of an agent before only a share is audited;
 _YOUNG = 100.0  # that share after 45 audits is three times the configured one
 _EXAMPLES = 2  # behind every correction before `corrected` mode trusts it
 _TRIALS = 8  # exact requests of an agent that are tried on every rung before only a share is
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Choice:
-    """How a request is prefilled, and what to remember of why.
-
-    Args:
-        plan: what the runner executes.
-        rung: index into `LADDER`; `None` where nothing approximate is placed.
-        segments: of the prompt behind its prefix; `None` if nobody asked yet.
-        features: what the guard went by.
-        predicted: mean KL per token it expects.
-        cuts: where its messages begin and end.
-        tagged: which of them carry the tag of a span.
-        audited: the request's distributions are to be kept for an audit or a trial.
-        learns: it may be learned from.
-        spans_found, span_tokens: what others wrote that was found in the prompt.
-        seen: segments of the prompt as far as anybody looked, for reports.
-    """
-
-    plan: PrefillPlan
-    rung: int | None = None
-    segments: tuple[Segment, ...] | None = None
-    features: Features | None = None
-    predicted: float = 0.0
-    cuts: tuple[int, ...] = ()
-    tagged: tuple[Tagged, ...] = ()
-    audited: bool = False
-    learns: bool = False
-    spans_found: int = 0
-    span_tokens: int = 0
-    seen: tuple[Segment, ...] = ()
-
-    @property
-    def rung_name(self) -> str:
-        """For reports."""
-        if self.rung is not None:
-            return LADDER[self.rung].name
-        return "exact" if self.plan.placed else "dense"
 
 
 class Reuse:

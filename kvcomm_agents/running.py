@@ -9,11 +9,11 @@ from torch import Tensor
 
 from .audit import KEPT
 from .cache import PlanCache
+from .choice import Choice
 from .constraint import Matcher
 from .generation import Detokenizer, Sampler, StopStrings
 from .job import Job
 from .request import TextChunk
-from .reuse import Choice
 from .telemetry import FinishReason
 
 

@@ -13,11 +13,11 @@ from transformers import PreTrainedModel
 
 from ..audit import KEPT
 from ..cache import PlanCache
+from ..choice import Choice
 from ..config import EngineConfig, ReuseConfig, ReuseMode
 from ..errors import ConfigError
 from ..inference import Inference
 from ..models import LoadedModel
-from ..reuse import Choice
 from .calls import Call
 from .columns import NAMESPACE, STORE_BYTES, Column, Dense, First, Generate, Prefix, Rest, spoken
 

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from ..audit import KEPT, divergence
+from ..choice import Choice
 from ..config import EngineConfig, ReuseConfig
 from ..inference import Inference
 from ..models import LoadedModel
 from ..request import Message
-from ..reuse import Choice
 from ..warm import WarmOrder, WarmReport
 from .console import Tell, quietly
 
