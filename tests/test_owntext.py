@@ -17,7 +17,7 @@ def block(value: float) -> KVBlock:
 
 
 def test_the_mean_of_all_examples_is_placed_and_goes_with_its_span() -> None:
-    library, own = SpanLibrary(2 * block(0).nbytes, min_span=12), OwnText()
+    library, own = SpanLibrary(2 * block(0.0).nbytes, min_span=12), OwnText()
     span = library.add(list(range(TOKENS)), block(1.0), producer="a", origin="prompt", exact=True)
     assert span is not None
     whole = Segment(0, TOKENS, "static", span.id)
@@ -30,8 +30,8 @@ def test_the_mean_of_all_examples_is_placed_and_goes_with_its_span() -> None:
     assert torch.allclose(found.keys, torch.full_like(found.keys, 4.0))  # the donor is an example too
     assert own.block("b", whole) is None
     own.keep(library)
-    assert own.nbytes == block(0).nbytes
+    assert own.nbytes == block(0.0).nbytes
     for start in (100, 200):
-        library.add(list(range(start, start + TOKENS)), block(0), producer="a", origin="prompt", exact=True)
+        library.add(list(range(start, start + TOKENS)), block(0.0), producer="a", origin="prompt", exact=True)
     own.keep(library)
     assert own.nbytes == 0
