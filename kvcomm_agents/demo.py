@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .engine import Engine
 
 DEMO_TASKS, PRACTICE_TASKS = TASKS[:2], TASKS[2:]
-PRACTICE_TOKENS = 24
+PRACTICE_TOKENS = 28  # enough for an answer to be placed: `ReuseConfig.min_placed`
 COLORS = {"planner": "cyan", "coder": "green", "reviewer": "magenta"}
 
 
