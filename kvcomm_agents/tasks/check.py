@@ -6,6 +6,7 @@ write what the user can.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -76,5 +77,6 @@ def check(task: Task, answer: str, timeout_s: float = 5.0, memory_mb: int = 512)
     # The exit code alone would let an answer pass that calls `sys.exit(0)`.
     if run.returncode == 0 and run.stdout.decode(errors="replace").rstrip().endswith("all passed"):
         return CheckResult(True)
-    lines = run.stderr.decode(errors="replace").strip().splitlines()
+    # An import error names the folder, which is another one every time and tells an agent nothing.
+    lines = run.stderr.decode(errors="replace").replace(f"{Path(folder).resolve()}{os.sep}", "").strip().splitlines()
     return CheckResult(False, lines[-1] if lines else f"ended with exit code {run.returncode} before the tests did")

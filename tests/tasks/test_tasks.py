@@ -94,6 +94,12 @@ def test_wrong_answers_say_why(answer: str, why: str) -> None:
     assert why in result.detail
 
 
+def test_what_it_says_is_the_same_every_time() -> None:
+    first, second = (check(TASKS[0], "x = 1") for _ in range(2))
+    assert first == second
+    assert first.detail.endswith("(answer.py)")
+
+
 def test_extract_code() -> None:
     assert extract_code("a = 1") == "a = 1"
     assert extract_code("so:\n```\na = 1\n```") == "a = 1\n"
