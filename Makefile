@@ -2,10 +2,10 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-EXTRAS := langgraph,autogen,agent-framework,ag2,ag2-classic,tools,embeddings,plot,dev
+EXTRAS := langgraph,autogen,agent-framework,ag2,ag2-classic,tools,embeddings,plot,notebooks,dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install model demo test check bench clean
+.PHONY: help install model demo test notebooks check bench clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -28,6 +28,10 @@ demo: model ## run the demo on the default model
 test: model ## run all tests, those with real weights too
 	@echo "running the tests"
 	@$(BIN)/python -m pytest -q
+
+notebooks: model ## run the notebooks in examples/ and keep their outputs
+	@echo "running the notebooks"
+	@$(BIN)/python tests/notebook_runs.py
 
 check: $(STAMP) ## lint, format check, types
 	@echo "checking lint, format and types"
