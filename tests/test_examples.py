@@ -15,7 +15,7 @@ PACKAGES = [str(EXAMPLES.parent), str(EXAMPLES.parent / "integrations")]
 
 
 def test_there_is_something_to_test() -> None:
-    assert NOTEBOOKS
+    assert len(NOTEBOOKS) >= 4
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
