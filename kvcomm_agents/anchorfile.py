@@ -33,7 +33,18 @@ Saved = tuple[Slot, Example, int]
 
 
 def write_anchors(folder: Path, fingerprint: str, anchors: Sequence[Saved], extra: dict[str, Tensor]) -> None:
-    """Write all of them, atomically."""
+    """Write all of them, atomically.
+
+    Raises:
+        StoreError: they could not be written, for want of room say; what the folder held still loads.
+    """
+    try:
+        _write(folder, fingerprint, anchors, extra)
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
+        raise StoreError(f"the anchors could not be saved to {folder}: {error}") from error
+
+
+def _write(folder: Path, fingerprint: str, anchors: Sequence[Saved], extra: dict[str, Tensor]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {_EXTRA + name: tensor.detach().cpu().contiguous().clone() for name, tensor in extra.items()}
     rows: list[dict[str, Any]] = []
@@ -61,8 +72,9 @@ def write_anchors(folder: Path, fingerprint: str, anchors: Sequence[Saved], extr
         _sync(temporary)
         temporary.replace(folder / MANIFEST)
     except BaseException:
-        for leftover in (data, data.with_suffix(".json")):
-            leftover.unlink(missing_ok=True)
+        data.with_suffix(".json").unlink(missing_ok=True)
+        if not _names(folder / MANIFEST, data.name):  # an interrupt may come just after the rename
+            data.unlink(missing_ok=True)
         raise
     _sync(folder)
     for old in [*folder.glob("anchors-*.safetensors"), *folder.glob("anchors-*.json")]:
@@ -111,6 +123,11 @@ def _example(index: int, row: dict[str, Any], tensors: dict[str, Tensor]) -> Sav
         int(row["offset"]),
     )
     return Slot(str(row["agent"]), str(row["place"])), example, int(row["hits"])
+
+
+def _names(manifest: Path, data: str) -> bool:
+    """Whether a manifest names this data file."""
+    return manifest.exists() and data in manifest.read_text(encoding="utf-8")
 
 
 def _sha256(path: Path) -> str:

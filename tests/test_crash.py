@@ -1,0 +1,147 @@
+"""Saved anchors outlive a kill, a cut file and a full disk: the old state or the new one, never a mix."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from kvcomm_agents import anchorfile
+from kvcomm_agents.anchors import AnchorPool
+from kvcomm_agents.correction import Example, Slot
+from kvcomm_agents.errors import StoreError
+from kvcomm_agents.kv import KVBlock
+
+STEPS = ((anchorfile, "save_file"), (Path, "write_text"), (os, "fsync"), (os, "replace"), (os, "unlink"))
+MOMENTS = 2 * 9  # before and after each call of a save over an older one, and some to spare
+
+
+def pool_of(mark: float) -> tuple[AnchorPool, dict[str, torch.Tensor]]:
+    pool = AnchorPool(fingerprint="model")
+    keys = torch.full((2, 1, 4, 8), mark)
+    pool.add(Slot("writer", "question"), Example(KVBlock(keys, keys), KVBlock(keys, keys), None, 1.0))
+    return pool, {"mark": torch.tensor([mark])}
+
+
+def loaded(folder: Path) -> float:
+    """The mark of what loads; fails on a mix."""
+    pool, extra = AnchorPool.load(folder, "model")
+    marks = {float(extra["mark"])} | {float(x) for _, one in pool for x in one.base.keys.unique()}
+    assert len(marks) == 1
+    return marks.pop()
+
+
+def strike(patch: pytest.MonkeyPatch, moment: int, blow: Callable[[], None]) -> None:
+    """Call `blow` at that moment of a save; moments are counted before and after each step."""
+    count = 0
+
+    def check() -> None:
+        nonlocal count
+        count += 1
+        if count == moment + 1:
+            blow()
+
+    def wrapped(real: Callable[..., object]) -> Callable[..., object]:
+        def step(*args: object, **options: object) -> object:
+            check()
+            result = real(*args, **options)
+            check()
+            return result
+
+        return step
+
+    for owner, name in STEPS:
+        patch.setattr(owner, name, wrapped(getattr(owner, name)))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_killed_at_every_step(tmp_path: Path) -> None:
+    seen, finished = set(), 0
+    for moment in range(MOMENTS):
+        folder = tmp_path / str(moment)
+        old, extra = pool_of(1.0)
+        old.save(folder, extra)
+        new, extra = pool_of(2.0)
+        child = os.fork()
+        if child == 0:
+            strike(pytest.MonkeyPatch(), moment, lambda: os.kill(os.getpid(), signal.SIGKILL))
+            new.save(folder, extra)
+            os._exit(0)
+        status = os.waitpid(child, 0)[1]
+        finished += status == 0
+        seen.add(loaded(folder))
+        new.save(folder, extra)  # what the killed one left behind is swept
+        assert loaded(folder) == 2.0
+        assert len(list(folder.iterdir())) == 2
+    assert seen == {1.0, 2.0}
+    assert 0 < finished < MOMENTS - 8  # most moments killed, and every moment was reached
+
+
+def test_a_full_disk_at_every_step(tmp_path: Path) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    seen = set()
+    for moment in range(MOMENTS):
+        folder = tmp_path / str(moment)
+        old, extra = pool_of(1.0)
+        old.save(folder, extra)
+        new, extra = pool_of(2.0)
+        with pytest.MonkeyPatch.context() as patch:
+            strike(patch, moment, full)
+            with contextlib.suppress(StoreError):  # any other error fails the test
+                new.save(folder, extra)
+        seen.add(loaded(folder))
+    assert seen == {1.0, 2.0}
+
+
+def test_no_room_for_the_data_file(tmp_path: Path) -> None:
+    """The system itself refuses, so that safetensors raises what it really raises."""
+    resource = pytest.importorskip("resource")
+    old, extra = pool_of(1.0)
+    old.save(tmp_path, extra)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(StoreError, match="could not be saved"):
+            old.save(tmp_path, {"mark": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert loaded(tmp_path) == 1.0
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_an_interrupt_at_every_step(tmp_path: Path) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    for moment in range(MOMENTS):
+        folder = tmp_path / str(moment)
+        old, extra = pool_of(1.0)
+        old.save(folder, extra)
+        new, extra = pool_of(2.0)
+        with pytest.MonkeyPatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            strike(patch, moment, interrupt)
+            new.save(folder, extra)
+        assert loaded(folder) in (1.0, 2.0)
+
+
+@pytest.mark.parametrize("kind", ["*.safetensors", "*.json"])
+def test_cut_at_every_offset(tmp_path: Path, kind: str) -> None:
+    pool, extra = pool_of(1.0)
+    pool.save(tmp_path, extra)
+    (path,) = tmp_path.glob(kind)
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 7):
+        path.write_bytes(whole[:length])
+        with pytest.raises(StoreError):
+            AnchorPool.load(tmp_path, "model")
