@@ -36,7 +36,7 @@ LADDER = (
     Rung("long heads", heads=16, least=12),
     Rung("connectives", heads=8, connectives=True, least=12),
 )
-"""From the least computed to the most; above it there is only dense."""
+"""From the least computed to the most, in prompts with text between their spans; above it there is only dense."""
 
 
 def prefix_runs(hits: Sequence[Hit], min_prefix: int) -> list[Placed]:
