@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 
 import pytest
-from conftest import tiny_model
+from two_agents import WORDS, made, make_speaker
 
 from kvcomm_agents import Completion, EngineConfig, Message, Request, ReuseConfig, SamplingParams
 from kvcomm_agents.engine import Engine
@@ -20,7 +20,6 @@ from kvcomm_agents.models import LoadedModel
 from kvcomm_agents.planner import LADDER
 
 Tiny = Callable[[str], LoadedModel]
-WORDS = "amber brick cedar daisy ember fjord grape hazel iris jade kelp lilac maple nylon olive pearl".split()
 
 
 def passage(seed: int, words: int = 9) -> str:
@@ -29,15 +28,7 @@ def passage(seed: int, words: int = 9) -> str:
 
 @pytest.fixture(scope="module")
 def speaker() -> LoadedModel:
-    loaded = tiny_model("llama")
-    letters = set(loaded.tokenizer("abcdefghijklmnopqrstuvwxyz ,.")["input_ids"])
-    head = loaded.model.get_output_embeddings().weight
-    head[[index for index in range(head.shape[0]) if index not in letters]] = 0
-    return loaded
-
-
-def made(speaker: LoadedModel, **reuse: object) -> Engine:
-    return Engine(speaker, EngineConfig(reuse=ReuseConfig(**{"min_placed": 12, **reuse})))  # type: ignore[arg-type]
+    return make_speaker()
 
 
 @pytest.fixture
