@@ -19,7 +19,7 @@ from .tasks import TASKS
 if TYPE_CHECKING:
     from .engine import Engine
 
-DEMO_TASKS, PRACTICE_TASKS = TASKS[:2], TASKS[2:]
+DEMO_TASKS, PRACTICE_TASKS = TASKS[:2], TASKS[2:5]
 PRACTICE_TOKENS = 28  # enough for an answer to be placed: `ReuseConfig.min_placed`
 COLORS = {"planner": "cyan", "coder": "green", "reviewer": "magenta"}
 
