@@ -18,13 +18,15 @@ class Rung:
     Args:
         name: for reports.
         heads: tokens computed at the head of each span.
-        connectives: whether static text between spans is computed too.
+        joints: tokens computed at the head of static text, where it follows a span.
+        connectives: whether static text between spans is computed whole.
         tail: static tokens computed at the prompt's end, at most; new text there always is.
         least: tokens computed at the prompt's end whatever they are: they shape the answer most.
     """
 
     name: str
     heads: int = 0
+    joints: int = 0
     connectives: bool = False
     tail: int = 64
     least: int = 1
@@ -33,10 +35,10 @@ class Rung:
 LADDER = (
     Rung("placed", least=12),
     Rung("heads", heads=8, least=12),
-    Rung("long heads", heads=16, least=12),
+    Rung("joints", heads=8, joints=8, least=12),
     Rung("connectives", heads=8, connectives=True, least=12),
 )
-"""From the least computed to the most, in prompts with text between their spans; above it there is only dense."""
+"""From the least computed to the most; above it there is only dense."""
 
 
 def prefix_runs(hits: Sequence[Hit], min_prefix: int) -> list[Placed]:
@@ -84,7 +86,8 @@ def corrected_plan(
         if one.kind == "span":
             start = min(stop, start + max(0, rung.heads - one.offset))
         elif one.kind == "static":
-            stop = start if rung.connectives else min(stop, max(tail, start))
+            start = stop if rung.connectives else min(stop, start + rung.joints)
+            stop = min(stop, max(tail, start))
         if block is not None and stop - start >= min_run:
             _compute(runs, one.start, start)
             runs.append(Placed(start, stop, block.slice(start - one.start, stop - one.start), exact=False))
