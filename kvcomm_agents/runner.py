@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from . import attention
+from . import attention, scatter
 from .attention import Part
 from .cache import PlanCache
 from .layout import KVLayout, inspect
@@ -108,11 +108,18 @@ class Runner:
         started = time.perf_counter()
         cache.clear()
         cache.reserve(plan.length)
-        for run in plan.placed:
-            if run.block.position != run.start:
-                self.layout.require_movable()
-            cache.place(run.block, run.start, self.layout.rope)
+        if any(run.block.position != run.start for run in plan.placed):
+            self.layout.require_movable()
+        if not self._scattered(cache, plan):
+            for run in plan.placed:
+                cache.place(run.block, run.start, self.layout.rope)
         return time.perf_counter() - started
+
+    def _scattered(self, cache: PlanCache, plan: PrefillPlan) -> bool:
+        """Whether one launch could place everything."""
+        if not scatter.available(self.device):
+            return False
+        return scatter.scatter(plan.placed, cache.keys, cache.values, self.layout.rope)
 
     def part(self, cache: PlanCache, ids: Sequence[int], runs: Sequence[Computed], keep: int = 1) -> Part:
         """What a context computes in a forward pass: the tokens of some runs of its prompt, in order.

@@ -1,0 +1,119 @@
+"""Scatter: all placed runs of a plan, at all layers, rotated and written to a cache in one launch.
+
+A Triton kernel for CUDA. The plain path is `KVBlock.write`, block by block, which the tests hold it to.
+Corrections are computed before a request comes, so blocks arrive corrected: here they are gathered from
+wherever they lie, keys are rotated to where they go in float32 and rounded once, and both are written.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Sequence
+from functools import cache as once
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .plan import Placed
+from .rope import Rope
+
+_TILE = 16  # tokens a program moves
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_MOVED, _UNROTATED, _AS_CACHED = 2, 1, 0
+
+
+def available(device: torch.device) -> bool:
+    """Whether the kernel runs here: Triton is installed, and the device is CUDA or Triton interprets."""
+    return (device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1") and _kernel() is not None
+
+
+def scatter(runs: Sequence[Placed], keys: Tensor, values: Tensor, rope: Rope | None) -> bool:
+    """Write placed runs to a cache.
+
+    Args:
+        runs: on the cache's device, in its dtype.
+        keys: of the cache, `[layers, kv_heads, capacity, key_dim]`, contiguous.
+        values: of the cache, `[layers, kv_heads, capacity, value_dim]`, contiguous.
+        rope: of the model; not needed where nothing moves.
+
+    Returns:
+        Whether it did; if not (another dtype or device, channels that are not adjacent, nothing to move
+        keys by), nothing is written and the plain path serves.
+    """
+    if not runs or not all(_fits(run, keys, values, rope) for run in runs):
+        return False
+    table = torch.tensor([row for run in runs for row in _tiles(run)], dtype=torch.int64).to(keys.device)
+    end = max(max(run.stop, (run.block.position or 0) + run.block.tokens) for run in runs)
+    if rope is None:
+        cos = sin = torch.empty(1, 1, device=keys.device)
+        pairs, interleaved = 0, False
+    else:
+        cos, sin = rope.angles(slice(0, end))
+        pairs, interleaved = cos.shape[1], rope.pairing == "interleaved"
+    layers, heads, capacity, key_dim = keys.shape
+    _kernel()[(len(table), layers * heads)](
+        table,
+        keys,
+        values,
+        cos,
+        sin,
+        heads,
+        capacity,
+        PAIRS=pairs,
+        KEY_DIM=key_dim,
+        VALUE_DIM=values.shape[-1],
+        INTERLEAVED=interleaved,
+        ROTARY_BLOCK=_power(pairs),
+        REST_BLOCK=_power(key_dim - 2 * pairs),
+        KEY_BLOCK=_power(key_dim),
+        VALUE_BLOCK=_power(values.shape[-1]),
+        TILE=_TILE,
+    )
+    return True
+
+
+def _fits(run: Placed, keys: Tensor, values: Tensor, rope: Rope | None) -> bool:
+    block = run.block
+    return (
+        (rope is not None or block.position == run.start)
+        and keys.dtype in _DTYPES
+        and all(
+            one.dtype == into.dtype and one.device == into.device and one.stride(-1) == 1 and into.is_contiguous()
+            for one, into in ((block.keys, keys), (block.values, values))
+        )
+    )
+
+
+def _tiles(run: Placed) -> list[list[int]]:
+    """A row of the kernel's table for every tile of a run: where it lies, how it is laid out, where it goes."""
+    block, size = run.block, run.block.keys.element_size()
+    mode = _UNROTATED if block.position is None else _AS_CACHED if block.position == run.start else _MOVED
+    layout = [*block.keys.stride()[:3], *block.values.stride()[:3]]
+    return [
+        [
+            block.keys.data_ptr() + at * block.keys.stride(2) * size,
+            block.values.data_ptr() + at * block.values.stride(2) * size,
+            *layout,
+            run.start + at,
+            (block.position or 0) + at,
+            min(_TILE, block.tokens - at),
+            mode,
+        ]
+        for at in range(0, block.tokens, _TILE)
+    ]
+
+
+def _power(size: int) -> int:
+    return 1 << max(size - 1, 0).bit_length()
+
+
+@once
+def _kernel() -> Any:
+    """The kernel, built when first wanted; `None` without Triton, which comes with torch for CUDA."""
+    try:
+        importlib.import_module("triton")
+    except ImportError:
+        return None
+    return importlib.import_module(".scatter_kernel", __package__).scatter_kernel
