@@ -2,6 +2,7 @@
 
 The data file is complete and synced before the manifest that names it, with its sha256, replaces the
 old manifest in one rename. Whatever is interrupted, a manifest names a whole file, the old or the new.
+Processes that save to one folder do so one after another; the last one's state is what is kept.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load, save_file
 from torch import Tensor
@@ -26,6 +28,7 @@ from .kv import KVBlock
 MANIFEST = "anchors.json"
 VERSION = 1
 _EXTRA = "extra."
+_PATIENCE_S = 60.0  # for another process that saves to the same folder
 _PARTS = ("base_keys", "base_values", "true_keys", "true_values")
 
 Saved = tuple[Slot, Example, int]
@@ -39,9 +42,20 @@ def write_anchors(folder: Path, fingerprint: str, anchors: Sequence[Saved], extr
         StoreError: they could not be written, for want of room say; what the folder held still loads.
     """
     try:
-        _write(folder, fingerprint, anchors, extra)
+        with locked(folder):
+            _write(folder, fingerprint, anchors, extra)
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
         raise StoreError(f"the anchors could not be saved to {folder}: {error}") from error
+
+
+def locked(folder: Path) -> FileLock:
+    """Keeps other processes from writing to a folder of anchors. Beside it, so that the folder may be removed.
+
+    Entering it raises an `OSError` if another process holds it for a minute.
+    """
+    whole = folder.expanduser().absolute()
+    whole.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(whole.with_name(f".{whole.name}.lock"), timeout=_PATIENCE_S)
 
 
 def _write(folder: Path, fingerprint: str, anchors: Sequence[Saved], extra: dict[str, Tensor]) -> None:
@@ -91,15 +105,22 @@ def read_anchors(folder: Path, fingerprint: str) -> tuple[list[Saved], dict[str,
     """
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        if manifest["version"] != VERSION:
-            raise StoreError(f"{path} has version {manifest['version']}; this is version {VERSION}")
-        if manifest["fingerprint"] != fingerprint:
-            raise StoreError(f"{path} was made by {manifest['fingerprint']!r}, not by {fingerprint!r}")
-        name = manifest["data"]
-        if Path(name).name != name:
-            raise StoreError(f"{path} names a data file outside its folder: {name!r}")
-        content = (folder / name).read_bytes()
+        while True:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            if manifest["version"] != VERSION:
+                raise StoreError(f"{path} has version {manifest['version']}; this is version {VERSION}")
+            if manifest["fingerprint"] != fingerprint:
+                raise StoreError(f"{path} was made by {manifest['fingerprint']!r}, not by {fingerprint!r}")
+            name = manifest["data"]
+            if Path(name).name != name:
+                raise StoreError(f"{path} names a data file outside its folder: {name!r}")
+            try:
+                content = (folder / name).read_bytes()
+                break
+            except FileNotFoundError:
+                if _names(path, name):
+                    raise
+                # a save came in between, and took the old file away
         if hashlib.sha256(content).hexdigest() != manifest["sha256"]:
             raise StoreError(f"{folder / name} is damaged: its checksum is not the one in {path}")
         tensors = load(content)

@@ -59,7 +59,7 @@ class AnchorPool:
     def add(self, slot: Slot, example: Example) -> bool:
         """Keep an example. `False` if it alone is larger than the budget."""
         embedding = None if example.embedding is None else example.embedding.detach().float().clone()
-        example = Example(owned(example.base), owned(example.true), embedding, example.weight)
+        example = Example(owned(example.base), owned(example.true), embedding, example.weight, example.offset)
         if example.nbytes > self.budget:
             return False
         with self._lock:

@@ -96,6 +96,15 @@ def test_a_view_does_not_keep_a_larger_tensor_alive():
     assert kept.untyped_storage().nbytes() == kept.nbytes
 
 
+def test_an_example_that_begins_within_its_span_is_kept_as_such(tmp_path):
+    pool = AnchorPool()
+    block = example().base
+    pool.add(SLOT, Example(block, block, offset=3))
+    pool.save(tmp_path)
+    for one in (pool, AnchorPool.load(tmp_path, "")[0]):
+        assert one.examples(SLOT)[0].offset == 3
+
+
 def test_threads_share_a_pool():
     pool = AnchorPool(budget=20 * SIZE)
 

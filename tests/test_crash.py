@@ -1,4 +1,4 @@
-"""Saved anchors outlive a kill, a cut file and a full disk: the old state or the new one, never a mix."""
+"""Saved anchors outlive a kill, a cut file, a full disk and one another: the old state or the new one, never a mix."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -145,3 +146,78 @@ def test_cut_at_every_offset(tmp_path: Path, kind: str) -> None:
         path.write_bytes(whole[:length])
         with pytest.raises(StoreError):
             AnchorPool.load(tmp_path, "model")
+
+
+def test_a_save_waits_for_another_ones_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the checksum and the manifest, a second save would take the file away that the first then names."""
+    first, extra = pool_of(1.0)
+    second, more = pool_of(2.0)
+    other = threading.Thread(target=second.save, args=(tmp_path, more))
+    real, waited = anchorfile._sha256, []
+
+    def checksum(path: Path) -> str:
+        found = real(path)
+        if not waited:
+            waited.append(True)
+            other.start()
+            other.join(0.3)
+            waited.append(other.is_alive())
+        return found
+
+    monkeypatch.setattr(anchorfile, "_sha256", checksum)
+    first.save(tmp_path, extra)
+    assert waited == [True, True]
+    other.join()
+    assert loaded(tmp_path) == 2.0
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_load_that_a_save_overtakes_gives_the_new_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, extra = pool_of(1.0)
+    old.save(tmp_path, extra)
+    new, more = pool_of(2.0)
+    real, times = Path.read_bytes, []
+
+    def overtaken(path: Path) -> bytes:
+        times.append(path)
+        if len(times) == 1:
+            new.save(tmp_path, more)
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", overtaken)
+    assert loaded(tmp_path) == 2.0
+    assert len(times) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_processes_save_to_one_folder_at_once(tmp_path: Path) -> None:
+    children = []
+    for mark in (1.0, 2.0):
+        pool, extra = pool_of(mark)
+        pool.save(tmp_path, extra)
+        child = os.fork()
+        if child == 0:
+            for _ in range(30):
+                pool.save(tmp_path, extra)
+            os._exit(0)
+        children.append(child)
+    seen = set()
+    while children:
+        seen.add(loaded(tmp_path))
+        done, status = os.waitpid(children[-1], os.WNOHANG)
+        if done:
+            assert status == 0
+            children.pop()
+    assert seen <= {1.0, 2.0}
+    assert loaded(tmp_path) in seen
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_folder_that_stays_locked_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(anchorfile, "_PATIENCE_S", 0.05)
+    pool, extra = pool_of(1.0)
+    pool.save(tmp_path, extra)
+    with anchorfile.locked(tmp_path), pytest.raises(StoreError, match="could not be saved"):
+        pool.save(tmp_path, extra)
+    assert loaded(tmp_path) == 1.0
