@@ -14,6 +14,7 @@ from .anchorfile import read_anchors, write_anchors
 from .config import GiB
 from .correction.base import Example, Slot
 from .correction.flat import owned
+from .manifest import Owner
 
 _HALF_LIFE = 256
 """Additions and look-ups after which an anchor nobody asked for counts half."""
@@ -111,16 +112,20 @@ class AnchorPool:
             self._anchors = [a for a in self._anchors if agent is not None and a.slot.agent != agent]
             self._bytes = sum(anchor.example.nbytes for anchor in self._anchors)
 
-    def save(self, folder: Path, extra: dict[str, Tensor] | None = None) -> None:
+    def save(self, folder: Path, extra: dict[str, Tensor] | None = None, owner: Owner | None = None) -> None:
         """Write everything to a folder, atomically: a crash leaves the old state or the new.
 
         Args:
             folder: made if missing.
             extra: more tensors to keep with the pool, such as a corrector's state.
+            owner: says more than the fingerprint of whose it is.
+
+        Raises:
+            StoreError: it could not be written; what was saved before is still whole.
         """
         with self._lock:
             anchors = [(a.slot, a.example, a.hits) for a in self._anchors]
-        write_anchors(folder, self.fingerprint, anchors, extra or {})
+        write_anchors(folder, owner or Owner(self.fingerprint), anchors, extra or {})
 
     @classmethod
     def load(cls, folder: Path, fingerprint: str, budget: int = GiB) -> tuple[AnchorPool, dict[str, Tensor]]:

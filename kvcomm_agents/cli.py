@@ -18,10 +18,12 @@ from .bench.growcli import grow_app
 from .bench.speedcli import speed_app
 from .bench.warmcli import warm_app
 from .errors import ConfigError, KVCommError, ReportError
+from .storecli import store_app
 
 app = typer.Typer(help="Reuse KV caches between the agents of one app.", no_args_is_help=True, add_completion=False)
 models_app = typer.Typer(help="Models kept on this machine.", no_args_is_help=False)
 app.add_typer(models_app, name="models")
+app.add_typer(store_app, name="store")
 for more in (app_app, grow_app, speed_app, warm_app):  # their commands are commands of `bench`
     bench_app.add_typer(more)
 app.add_typer(bench_app, name="bench")

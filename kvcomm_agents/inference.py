@@ -20,7 +20,7 @@ from .generation import Detokenizer, Sampler, StopStrings
 from .job import Job
 from .library import Tagged
 from .memory import Memory
-from .models import LoadedModel
+from .models import LoadedModel, tokenizer_fingerprint
 from .prompt import PromptRenderer, Rendered, agent_name
 from .request import Completion, Message, Request
 from .reuse import Reuse
@@ -219,6 +219,8 @@ class Inference:
             self._embedder,
             lambda ids: str(tokenizer.decode(list(ids))),
             namespace,
+            self.loaded.name,
+            tokenizer_fingerprint(tokenizer),
         )
         if self.config.memory_folder is not None:
             folder = self._folder(self.config.memory_folder, namespace)

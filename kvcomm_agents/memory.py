@@ -18,13 +18,13 @@ from .embedding import Embedder
 from .guard import Features, Guard
 from .kv import KVBlock
 from .library import Span, SpanLibrary, Tagged
+from .manifest import GUARD, MANIFEST, UNKNOWN, Owner
 from .owntext import OwnText
 from .proposal import Prepared, Proposal, distance, features_of, pick
 from .segments import Segment, after, competing, segment
 
 Capture = Callable[[int, int], KVBlock]  # positions start:stop of a context -> un-rotated KV
 
-_GUARD = "guard.records"
 _SAMPLE = 48  # tokens of a span that the second corrector is asked about
 _READ = 0.9  # share of a text's tokens that counts as the text
 _WARMED = "\0warm"
@@ -42,6 +42,7 @@ class Memory:
         embedder: names anchors; called off the critical path.
         decode: token ids -> text, for the embedder.
         namespace: its name.
+        model: its name, and the tokenizer's fingerprint, for those who look at what was saved.
     """
 
     config: ReuseConfig
@@ -49,6 +50,8 @@ class Memory:
     embedder: Callable[[], Embedder]
     decode: Callable[[Sequence[int]], str]
     namespace: str = "default"
+    model: str = UNKNOWN
+    tokenizer: str = UNKNOWN
     library: SpanLibrary = field(init=False)
     pool: AnchorPool = field(init=False)
     linear: LinearCorrector = field(init=False)
@@ -226,19 +229,20 @@ class Memory:
         Raises:
             StoreError: it could not be written; what was saved before is still whole.
         """
-        self.pool.save(folder, {**self.linear.state(), _GUARD: self.guard.state()})
+        owner = Owner(self.fingerprint, self.model, self.tokenizer, self.namespace)
+        self.pool.save(folder, {**self.linear.state(), GUARD: self.guard.state()}, owner)
 
     def load(self, folder: Path) -> None:
-        """Take over what `save` wrote; nothing happens if the folder is not there.
+        """Take over what `save` wrote; nothing happens if the folder holds nothing.
 
         Raises:
             StoreError: what is there is damaged or of another model; this memory stays as it was.
         """
-        if not folder.exists():
+        if not (folder / MANIFEST).exists():
             return
         pool, extra = AnchorPool.load(folder, self.fingerprint, self.config.anchor_bytes)
         guard, linear = Guard(self.config.max_divergence), LinearCorrector()
-        guard.load_state(extra.pop(_GUARD))
+        guard.load_state(extra.pop(GUARD))
         if not linear.load_state(extra):
             linear = LinearCorrector(pool)
         self.pool, self.linear, self.guard = pool, linear, guard

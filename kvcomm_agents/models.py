@@ -69,7 +69,7 @@ class LoadedModel:
         Raises:
             UnsupportedModelError: no causal language model.
         """
-        _require_causal(model.config, name or type(model).__name__)
+        require_causal(model.config, name or type(model).__name__)
         model.train(False).requires_grad_(False)
         return cls(name or type(model).__name__, folder, model, tokenizer, _fingerprint(model, tokenizer))
 
@@ -111,7 +111,7 @@ def load_model(name: str | os.PathLike[str], *, device: str = "auto", dtype: DTy
         from transformers import AutoConfig, AutoModelForCausalLM
 
         with quiet(f"loading {name}"), _as_model_errors(os.fspath(name), folder):
-            _require_causal(AutoConfig.from_pretrained(folder), os.fspath(name))
+            require_causal(AutoConfig.from_pretrained(folder), os.fspath(name))
             # attn_implementation is left out: transformers then takes sdpa where the architecture has it
             model = AutoModelForCausalLM.from_pretrained(
                 folder, dtype="auto" if dtype == "auto" else getattr(torch, dtype), device_map=place
@@ -184,7 +184,12 @@ def _as_model_errors(name: str, folder: str) -> Iterator[None]:
         raise UnsupportedModelError(f"{name}: {error}") from error
 
 
-def _require_causal(config: Any, name: str) -> None:
+def require_causal(config: Any, name: str) -> None:
+    """Refuse a model that is none, by its config.
+
+    Raises:
+        UnsupportedModelError: an encoder-decoder, or anything else that is no causal language model.
+    """
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     if getattr(config, "is_encoder_decoder", False):
@@ -207,12 +212,20 @@ def _fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
         described.append((name, list(tensor.shape), str(tensor.dtype)))
         flat = tensor.reshape(-1)
         samples.append(flat[:: max(1, flat.numel() // 64)][:64].contiguous().view(torch.uint8))
-    tokens = range(0, len(tokenizer), max(1, len(tokenizer) // 512))
-    described += [
-        len(tokenizer),
-        tokenizer.convert_ids_to_tokens(list(tokens)),
-        tokenizer(_PROBE)["input_ids"],
-    ]
-    digest = hashlib.blake2b(json.dumps(described, sort_keys=True, default=str).encode(), digest_size=16)
+    digest = _digest([*described, *_tokenization(tokenizer)])
     digest.update(torch.cat(samples).cpu().numpy().tobytes())
     return digest.hexdigest()
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hex; equal for tokenizers that cut text alike, as far as a sample of their tokens and a probe text tell."""
+    return _digest(_tokenization(tokenizer)).hexdigest()
+
+
+def _tokenization(tokenizer: PreTrainedTokenizerBase) -> list[object]:
+    tokens = range(0, len(tokenizer), max(1, len(tokenizer) // 512))
+    return [len(tokenizer), tokenizer.convert_ids_to_tokens(list(tokens)), tokenizer(_PROBE)["input_ids"]]
+
+
+def _digest(described: list[object]) -> hashlib.blake2b:
+    return hashlib.blake2b(json.dumps(described, sort_keys=True, default=str).encode(), digest_size=16)

@@ -197,7 +197,7 @@ class TestOnDisk:
         with pytest.raises(StoreError, match=message):
             AnchorPool.load(saved, "model a")
 
-    @pytest.mark.parametrize("step", ["save_file", "_sync", "_sha256"])
+    @pytest.mark.parametrize("step", ["save_file", "_sync", "file_sha256"])
     def test_killed_while_saving_leaves_the_old_state(self, saved, monkeypatch, step):
         def killed(*args, **kwargs):
             raise KeyboardInterrupt

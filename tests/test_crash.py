@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kvcomm_agents import anchorfile
+from kvcomm_agents import anchorfile, manifest
 from kvcomm_agents.anchors import AnchorPool
 from kvcomm_agents.correction import Example, Slot
 from kvcomm_agents.errors import StoreError
@@ -153,7 +153,7 @@ def test_a_save_waits_for_another_ones_end(tmp_path: Path, monkeypatch: pytest.M
     first, extra = pool_of(1.0)
     second, more = pool_of(2.0)
     other = threading.Thread(target=second.save, args=(tmp_path, more))
-    real, waited = anchorfile._sha256, []
+    real, waited = anchorfile.file_sha256, []
 
     def checksum(path: Path) -> str:
         found = real(path)
@@ -164,7 +164,7 @@ def test_a_save_waits_for_another_ones_end(tmp_path: Path, monkeypatch: pytest.M
             waited.append(other.is_alive())
         return found
 
-    monkeypatch.setattr(anchorfile, "_sha256", checksum)
+    monkeypatch.setattr(anchorfile, "file_sha256", checksum)
     first.save(tmp_path, extra)
     assert waited == [True, True]
     other.join()
@@ -215,7 +215,7 @@ def test_processes_save_to_one_folder_at_once(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_stays_locked_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(anchorfile, "_PATIENCE_S", 0.05)
+    monkeypatch.setattr(manifest, "_PATIENCE_S", 0.05)
     pool, extra = pool_of(1.0)
     pool.save(tmp_path, extra)
     with anchorfile.locked(tmp_path), pytest.raises(StoreError, match="could not be saved"):

@@ -27,6 +27,7 @@ Data = Annotated[
 ]
 Set = Annotated[str, typer.Option("--set", help="gsm8k, humaneval or mmlu.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
 Plot = Annotated[Path | None, typer.Option(help="Draw a plot to this file (needs matplotlib).")]
 DTypeName = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
 Names = Annotated[str, typer.Option(help="Which, separated by commas; all if left out.")]
@@ -71,11 +72,16 @@ def write(report: Mapping[str, Any], json_path: Path | None) -> None:
         json_path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Print one; every column but the first is of numbers."""
+def print_json(found: object) -> None:
+    """Print it for other programs to read."""
+    typer.echo(json.dumps(found, indent=1, ensure_ascii=False))
+
+
+def table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]], words: int = 1) -> None:
+    """Print one; every column but the first, or the first `words`, is of numbers."""
     grid = Table(title=title, title_justify="left")
     for index, column in enumerate(columns):
-        grid.add_column(column, justify="right" if index else "left", no_wrap=True)
+        grid.add_column(column, justify="left" if index < words else "right", no_wrap=True)
     for row in rows:
         grid.add_row(*row)
     console = Console()
