@@ -162,22 +162,24 @@ def _speedups(figures: Mapping[str, Any], over: str, names: Sequence[str]) -> No
 
 
 def _charged(figures: Mapping[str, Any]) -> None:
-    rows = []
+    """What first tokens did not wait for; and the speedups without it, with it, and of the whole run."""
+    seconds, ratios = [], []
     for name, phases in figures["charged"].items():
         for phase, one in phases.items():
             hidden = one["hidden_s"]
             if not sum(hidden.values()) or (len(phases) == 2 and phase == "all"):
                 continue
             parts = (f"{hidden[part]:.2f}" for part in ("donors_s", "prepare_s", "audit_s", "learn_s"))
-            ratios = (
+            seconds.append((f"{name}, {phase}", f"{one['ttft_s']:.2f}", *parts, str(one["passes"])))
+            cells = (
                 _ratio(one.get(f"speedup{kind}_over_{other}"))
                 for other in ("dense", "prefix")
                 for kind in ("", "_charged", "_run")
             )
-            rows.append((f"{name}, {phase}", f"{one['ttft_s']:.2f}", *parts, str(one["passes"]), *ratios))
-    columns = ("s", "first tokens", "donors", "prepare", "audits", "learn", "passes")
-    over = [f"{short}: {kind}" for short in ("dense", "prefix") for kind in ("TTFT", "charged", "run")]
-    table("hidden work, charged: times faster than dense, and than the prefix cache", (*columns, *over), rows)
+            ratios.append((f"{name}, {phase}", *cells))
+    over = [f"{kind} / {other}" for other in ("dense", "prefix") for kind in ("TTFT", "charged", "run")]
+    table("seconds", ("", "first tokens", "donors", "prepare", "audits", "learn", "passes"), seconds)
+    table("times faster: TTFT, with hidden work charged, and the whole run", ("", *over), ratios)
 
 
 def _ms(seconds: float | None) -> str:
