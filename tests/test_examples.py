@@ -57,3 +57,19 @@ def test_swap_in() -> None:
     exact = [int(words[3]) for words in counts]
     assert exact[:2] == [0, 0]
     assert all(count > 0 for count in exact[2:])
+
+
+def test_hidden_tests_judge_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Imports and helpers before the function count as given, and a wrong answer is found out."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    team = pytest.importorskip("humaneval_team")
+    row = {
+        "task_id": "Double/0",
+        "prompt": 'from typing import List\n\n\ndef double(xs: List[int]) -> List[int]:\n    """Each twice."""\n',
+        "entry_point": "double",
+        "test": "def check(candidate):\n    assert candidate([1, 2]) == [2, 4]\n",
+    }
+    signature = "def double(xs: List[int]) -> List[int]:\n    return"
+    assert team.solved(row, f"```python\n{signature} [2 * x for x in xs]\n```")
+    assert not team.solved(row, f"```python\n{signature} xs\n```")
+    assert not team.solved(row, "I do not know.")
