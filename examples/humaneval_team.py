@@ -25,7 +25,7 @@ ROLES = {
     "planner": "You are the planner of a small software team. You do not write code. You are given a Python function "
     "to complete. Write at most four short steps that lead to it, and name the edge cases.",
     "coder": "You are the coder of a small software team. You are given a Python function to complete, a plan, and "
-    "perhaps a review of what you wrote. Answer with one Python code block that holds the whole function, nothing else.",
+    "perhaps a review of what you wrote. Answer with one Python code block that holds the whole function only.",
     "reviewer": "You are the reviewer of a small software team. You are given a Python function to complete, a plan "
     "and the code. Say in at most two sentences what is wrong with the code, or that it is right.",
 }
