@@ -122,6 +122,7 @@ class FakeEngine:
             output_tokens=len(pieces),
             finish_reason=reason,  # type: ignore[arg-type]
             namespace=request.namespace,
+            conversation=request.conversation,
         )
         chunks = [TextChunk(piece, (i,)) for i, piece in enumerate(pieces)]
         spans = (f"span of {text}",)

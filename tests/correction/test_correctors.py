@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from snippets import ROOT, run
 
 from kvcomm_agents.correction import (
     CORRECTORS,
@@ -28,14 +29,24 @@ from kvcomm_agents.kv import KVBlock
 LAYERS, HEADS, KEY, VALUE = 4, 2, 8, 6
 FEATURES = HEADS * (KEY + VALUE)
 SLOT = Slot("writer", "question")
-LEARNERS = [name for name in CORRECTORS if name != "none"]
 SMALL = {
     "none": lambda: make_corrector("none"),
     "mean": lambda: MeanCorrector(positions=16, budget=60_000),
     "interpolation": lambda: InterpolationCorrector(gamma=1.0, capacity=4, budget=100_000),
     "token_knn": lambda: TokenKnnCorrector(capacity=64, budget=150_000),
     "linear": lambda: LinearCorrector(config=LinearConfig(rank=8, warm_tokens=40, tolerated=math.inf, budget=120_000)),
+    "last": run(ROOT / "docs" / "correctors.md")["LastCorrector"],  # the page's example
 }
+LEARNERS = [name for name in SMALL if name != "none"]
+
+
+@pytest.fixture(autouse=True)
+def _the_example_is_registered(monkeypatch):
+    monkeypatch.setitem(CORRECTORS, "last", SMALL["last"])
+
+
+def test_no_corrector_is_left_out():
+    assert set(SMALL) == set(CORRECTORS)
 
 
 def block(tokens, seed, dtype=torch.float32, scale=1.0):
@@ -67,7 +78,7 @@ def distance(a, b):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", CORRECTORS)
+@pytest.mark.parametrize("name", SMALL)
 class TestEveryCorrector:
     def test_knows_nothing_at_first(self, name, dtype):
         corrector, base = make_corrector(name), block(5, 1, dtype)

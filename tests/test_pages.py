@@ -1,0 +1,96 @@
+"""What README and docs show is true: snippets run, commands are understood, links lead somewhere."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer
+from fake_engine import FakeEngine
+from snippets import PAGES, ROOT, commands, links, run, snippets
+
+from kvcomm_agents.cli import app
+from kvcomm_agents.models import LoadedModel
+
+NEEDS = {
+    "README.md": ("langgraph",),
+    "autogen.md": ("autogen_agentchat", "agent_framework", "ag2", "autogen.oai", "llguidance"),
+    "langchain.md": ("langgraph", "llguidance"),
+}
+SAYS = {
+    "README.md": ("prompt_tokens",),
+    "autogen.md": ("'user', 'writer', 'editor'", "prompt tokens", "cache_read_input_token", " prompt_tokens"),
+    "langchain.md": ("cache_read", "prompt_tokens", "'name': 'add'", "capital=", "tenant-a 1 writer"),
+    "warmup.md": ("texts=1", "warmed=1"),
+}
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+@pytest.fixture(params=["doubles", pytest.param("weights", marks=pytest.mark.weights)])
+def models(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tiny: Callable[[str], LoadedModel]) -> None:
+    """Doubles where chat clients find their engine, and engines their model; or nothing, for the default model."""
+    if request.param == "doubles":
+        fake = FakeEngine()
+        monkeypatch.setattr("kvcomm_agents.settings.engine_for", lambda model, config: fake)
+        monkeypatch.setattr("kvcomm_agents.engine.load_model", lambda name, **where: tiny("llama"))
+        monkeypatch.setattr("kvcomm_agents.engine.load_tokenizer", lambda name: tiny("llama").tokenizer)
+
+
+@pytest.mark.usefixtures("models")
+@pytest.mark.parametrize("page", [page for page in PAGES if snippets(page)], ids=lambda page: page.name)
+def test_snippets_run(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for module in NEEDS.get(page.name, ()):
+        pytest.importorskip(module, reason="an extra brings it")
+    names = run(page)
+    for name in {"engine", "watch"} & names.keys():
+        names[name].close()
+    said = capsys.readouterr().out
+    for words in SAYS.get(page.name, ()):
+        assert words in said
+
+
+@every_page
+def test_commands_are_understood(page: Path) -> None:
+    for program, *words in commands(page):
+        if program == "kvcomm":
+            _parse(words)
+        elif program == "make":
+            assert re.search(f"^{words[0]}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE), words
+        elif program == "python" and words[0].endswith(".py"):
+            code = (ROOT / words[0]).read_text(encoding="utf-8")
+            assert not [word for word in words if word.startswith("--") and f'"{word}"' not in code], words
+        for extras in re.findall(r"^kvcomm-agents\[(.*)\]$", "\n".join(words), re.MULTILINE):
+            known = importlib.metadata.metadata("kvcomm-agents").get_all("Provides-Extra") or []
+            assert set(extras.split(",")) <= set(known), words
+
+
+def _parse(words: list[str]) -> None:
+    """Have typer parse a command line as far as running it; raises its usage error. A bare name is a mention."""
+    command = typer.main.get_command(app)
+    while words and (commands := getattr(command, "commands", {})) and not words[0].startswith("-"):
+        command = commands[words.pop(0)]
+    if words:
+        command.make_context(command.name, words)
+
+
+@pytest.mark.parametrize("line", ["bench fidelity --nothing 1", "bench nothing", "bench ttft --agents none"])
+def test_a_wrong_command_is_seen(line: str) -> None:
+    with pytest.raises(Exception, match="nothing|integer"):
+        _parse(line.split())
+
+
+@every_page
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in links(page):
+        assert "://" in link or link.startswith("#") or (page.parent / link.split("#")[0]).exists(), link
+
+
+def test_the_readme_names_every_page_and_module() -> None:
+    text = PAGES[0].read_text(encoding="utf-8")
+    assert {page.relative_to(ROOT).as_posix() for page in PAGES[1:]} <= set(links(PAGES[0]))
+    package = ROOT / "kvcomm_agents"
+    missing = {path.name for path in package.glob("*.py") if path.name not in text and not path.name.startswith("_")}
+    assert missing <= {"errors.py", "config.py", "request.py", "anchorfile.py"}
