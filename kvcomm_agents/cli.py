@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -14,30 +12,21 @@ from rich.markup import escape
 from ._version import __version__
 from .bench.appcli import app_app
 from .bench.cli import bench_app
+from .bench.costcli import cost_app
 from .bench.growcli import grow_app
 from .bench.speedcli import speed_app
 from .bench.warmcli import warm_app
-from .errors import ConfigError, KVCommError, ReportError
+from .errors import ConfigError, ReportError
 from .storecli import store_app
+from .terminal import plain_errors
 
 app = typer.Typer(help="Reuse KV caches between the agents of one app.", no_args_is_help=True, add_completion=False)
 models_app = typer.Typer(help="Models kept on this machine.", no_args_is_help=False)
 app.add_typer(models_app, name="models")
 app.add_typer(store_app, name="store")
-for more in (app_app, grow_app, speed_app, warm_app):  # their commands are commands of `bench`
+for more in (app_app, cost_app, grow_app, speed_app, warm_app):  # their commands are commands of `bench`
     bench_app.add_typer(more)
 app.add_typer(bench_app, name="bench")
-
-
-@contextmanager
-def plain_errors() -> Iterator[None]:
-    """Turn a `KVCommError` into one red line on stderr and exit code 2."""
-    try:
-        yield
-    except KVCommError as error:
-        message = " ".join(str(error).split())
-        Console(stderr=True, soft_wrap=True).print(f"[red]error:[/red] {escape(message)}", highlight=False)
-        raise typer.Exit(2) from error
 
 
 def _print_version(wanted: bool) -> None:

@@ -11,8 +11,10 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from .bench.console import AsJson, print_json, table
+from .bench.console import print_json, table
+from .bench.options import AsJson
 from .errors import ConfigError
+from .terminal import plain_errors
 
 if TYPE_CHECKING:
     from .saved import Saved
@@ -30,8 +32,6 @@ def ls(
     folder: Folder = None, model: Model = None, namespace: Namespace = None, one: Id = None, as_json: AsJson = False
 ) -> None:
     """List what is saved: one line for each model and namespace."""
-    from .cli import plain_errors
-
     with plain_errors():
         saved = _chosen(folder, model, namespace, one)
         if as_json:
@@ -45,8 +45,6 @@ def stats(
     folder: Folder = None, model: Model = None, namespace: Namespace = None, one: Id = None, as_json: AsJson = False
 ) -> None:
     """What is kept of each agent: anchors, their sizes, how often they were found, audits."""
-    from .cli import plain_errors
-
     with plain_errors():
         from .saved import agents_of, bytes_of
 
@@ -78,8 +76,6 @@ def verify(
     folder: Folder = None, model: Model = None, namespace: Namespace = None, one: Id = None, as_json: AsJson = False
 ) -> None:
     """Check every file against its manifest; exit code 1 if anything is damaged. An engine starts without what is."""
-    from .cli import plain_errors
-
     with plain_errors():
         from .saved import verify_saved
 
@@ -104,8 +100,6 @@ def clear(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Remove what is saved, after asking. An engine that runs saves its own again when it is closed."""
-    from .cli import plain_errors
-
     with plain_errors():
         from .saved import clear_saved
 

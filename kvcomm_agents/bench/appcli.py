@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from .console import Count, DTypeName, Json, Model, model_name, progress, table, writable, write
+from ..terminal import plain_errors
+from .console import model_name, progress, table, writable, write
+from .options import Count, DTypeName, Json, Model, load
 
 app_app = typer.Typer()
 
@@ -24,16 +26,13 @@ def apps(
     json_path: Json = None,
 ) -> None:
     """What is found and placed in LangChain apps, from their second run on."""
-    from ..cli import plain_errors
-
     with plain_errors():
-        from ..models import load_model
         from .apps import load_app, measure_app, rows
 
         writable(json_path)
         found = [one for file in files for one in (sorted(file.glob("[!_]*.py")) if file.is_dir() else [file])]
         loaded = [load_app(file) for file in found]
-        name = model_name(load_model(model, dtype=dtype))  # type: ignore[arg-type]  # checked there
+        name = model_name(load(model, dtype))
         report: dict[str, Any] = {"model": name, "runs": runs, "max_tokens": max_tokens, "apps": {}}
         with progress() as tell:
             for one in loaded:
@@ -57,8 +56,6 @@ def serve(
     json_path: Json = None,
 ) -> None:
     """1, 4 and 16 runs of a LangGraph team at the same time, on one model."""
-    from ..cli import plain_errors
-
     with plain_errors():
         from .serve import measure_serve, rows
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from .console import Count, Data, DTypeName, Json, Model, Names, Plot, Set, model_name, progress, table, writable, write
+from ..terminal import plain_errors
+from .console import model_name, progress, table, writable, write
+from .options import Count, Data, DTypeName, Evaluation, Json, Model, Names, Plot, Set, chosen, load
 
 if TYPE_CHECKING:
     from .chain import Chain
@@ -23,19 +24,18 @@ bench_app = typer.Typer(
 
 
 def _chain(model: str, dtype: str, agents: Sequence[Agent] | None = None, silent: Sequence[str] = ()) -> Chain:
-    from ..models import load_model
     from ..runner import Runner
     from .chain import Chain
     from .team import chain
 
-    loaded = load_model(model, dtype=dtype)  # type: ignore[arg-type]  # checked there
+    loaded = load(model, dtype)
     return Chain(loaded, Runner(loaded.model), agents or chain(), silent=silent)
 
 
-def _chosen(names: str) -> tuple[str, ...]:
+def _strategies(names: str) -> tuple[str, ...]:
     from .strategies import NAMES
 
-    return tuple(name.strip() for name in names.split(",") if name.strip()) or NAMES
+    return chosen(names) or NAMES
 
 
 @bench_app.command()
@@ -44,22 +44,20 @@ def fidelity(
     data: Data = None,
     questions: Set = "gsm8k",
     warmup: Count = 16,
-    evaluation: Annotated[int, typer.Option("--eval", min=1)] = 32,
+    evaluation: Evaluation = 32,
     strategies: Names = "",
     dtype: DTypeName = "auto",
     json_path: Json = None,
     plot: Plot = None,
 ) -> None:
     """Divergence from dense and tokens computed, strategy by strategy."""
-    from ..cli import plain_errors
-
     with plain_errors():
         from .data import load_questions
         from .fidelity import Setting, measure
         from .plots import plot_fidelity
 
         writable(json_path, plot)
-        setting = Setting(tuple(load_questions(questions, warmup + evaluation, data)), warmup, _chosen(strategies))
+        setting = Setting(tuple(load_questions(questions, warmup + evaluation, data)), warmup, _strategies(strategies))
         chain = _chain(model, dtype)
         with progress() as tell:
             found = measure(chain, setting, tell=tell)
@@ -100,14 +98,12 @@ def judges(
     data: Data = None,
     questions: Set = "gsm8k",
     warmup: Count = 8,
-    evaluation: Annotated[int, typer.Option("--eval", min=1)] = 24,
+    evaluation: Evaluation = 24,
     strategies: Names = "",
     dtype: DTypeName = "auto",
     json_path: Json = None,
 ) -> None:
     """Whether a judge of four answers picks as it does when prefilled densely."""
-    from ..cli import plain_errors
-
     with plain_errors():
         from .data import load_questions
         from .judges import JUDGES, contest, judge
@@ -116,7 +112,7 @@ def judges(
         texts = load_questions(questions, warmup + evaluation, data)
         chain = _chain(model, dtype, contest(), silent=JUDGES)
         with progress() as tell:
-            found = judge(chain, texts, warmup, _chosen(strategies), tell=tell)
+            found = judge(chain, texts, warmup, _strategies(strategies), tell=tell)
         report = {"model": model_name(chain.loaded), "data": questions, **found}
         write(report, json_path)
         dense = report["dense_judge"]
@@ -146,8 +142,6 @@ def shift(
     plot: Plot = None,
 ) -> None:
     """Guarded reuse while the kind of text changes: GSM8K, HumanEval, other languages and registers, GSM8K again."""
-    from ..cli import plain_errors
-
     with plain_errors():
         from .data import load_questions
         from .shift import REGISTERS, Phase
@@ -167,14 +161,12 @@ def stream(
     model: Model = "default",
     data: Data = None,
     questions: Set = "gsm8k",
-    evaluation: Annotated[int, typer.Option("--eval", min=1)] = 100,
+    evaluation: Evaluation = 100,
     dtype: DTypeName = "auto",
     json_path: Json = None,
     plot: Plot = None,
 ) -> None:
     """Guarded reuse from a cold start, over a stream of questions."""
-    from ..cli import plain_errors
-
     with plain_errors():
         from .data import load_questions
         from .shift import Phase
@@ -218,92 +210,3 @@ def _online(
             for phase in report["phases"]
         ],
     )
-
-
-@bench_app.command()
-def engine(model: Model = "default", dtype: DTypeName = "float32", json_path: Json = None, rounds: Count = 7) -> None:
-    """The runner against transformers itself, and a prefix hit against its floor."""
-    from ..models import load_model
-    from .engine import measure_engine
-
-    writable(json_path)
-    report = measure_engine(load_model(model, dtype=dtype), rounds=rounds)  # type: ignore[arg-type]  # checked there
-    grid = Table("prompt", "prefill / transformers", "decode / its best cache", title="Our seconds over theirs")
-    for length, row in report["lengths"].items():
-        grid.add_row(length, f"{row['prefill_ratio']:.2f}", f"{row['decode_ratio']:.2f}")
-    Console().print(grid)
-    hit = report["prefix"]
-    Console().print(
-        f"{hit['prefix_tokens']} tokens placed, {hit['computed_tokens']} computed: {hit['dense_over_hit']:.1f}x faster"
-        f" than dense, {hit['hit_over_floor']:.2f}x its floor of one short forward and the copy",
-        highlight=False,
-    )
-    write(report, json_path)
-
-
-@bench_app.command()
-def hitpath(
-    model: Model = "default",
-    dtype: DTypeName = "float32",
-    json_path: Json = None,
-    known: Count = 10_000,
-    rounds: Count = 5,
-) -> None:
-    """What finding, correcting and placing spans costs beside what it saves."""
-    from ..models import load_model
-    from .hitpath import measure_hitpath
-
-    writable(json_path)
-    loaded = load_model(model, dtype=dtype)  # type: ignore[arg-type]  # checked there
-    report = measure_hitpath(loaded, known=known, rounds=rounds)
-    grid = Table("prompt", "match", "correct", "assemble", "forward", "dense", "cost / saved", title="Milliseconds")
-    for length, row in report["lengths"].items():
-        parts = [f"{1e3 * row[f'{name}_s']:.1f}" for name in ("match", "correct", "assemble", "forward", "dense")]
-        grid.add_row(length, *parts, f"{row['overhead_of_saved']:.1%}")
-    Console().print(grid)
-    write(report, json_path)
-
-
-@bench_app.command()
-def decode(
-    model: Model = "default",
-    data: Data = None,
-    requests: Annotated[str, typer.Option(help="How many at once, separated by commas.")] = "1,2,4,8,16",
-    tokens: Count = 48,
-    rounds: Count = 3,
-    dtype: DTypeName = "float32",
-    json_path: Json = None,
-    plot: Plot = None,
-) -> None:
-    """Tokens per second and time between tokens of concurrent requests, decoded together and in turn."""
-    from ..cli import plain_errors
-
-    with plain_errors():
-        from ..models import load_model
-        from .data import load_questions
-        from .decode import counted, measure_decode, prompts
-        from .plots import plot_decode
-
-        writable(json_path, plot)
-        counts = counted(requests)
-        loaded = load_model(model, dtype=dtype)  # type: ignore[arg-type]  # checked there
-        texts = prompts(loaded.tokenizer, load_questions("gsm8k", 200, data), max(counts))
-        with progress() as tell:
-            report = measure_decode(loaded, texts, counts, tokens, rounds, tell)
-        write(report, json_path)
-        if plot is not None:
-            plot_decode(report, plot)
-        rows = []
-        for count, row in report["requests"].items():
-            cells = [f"{row[way]['tokens_per_s']:.1f}" for way in ("in_turn", "together")]
-            gaps = [f"{1e3 * row[way]['gap_p95_s']:.0f}" for way in ("in_turn", "together")]
-            rows.append((count, *cells, f"{row['speedup']:.2f}", *gaps, "yes" if row["same_answers"] else "no"))
-        columns = ("requests", "in turn", "together", "ratio", "p95 gap in turn", "together", "same answers")
-        table(f"{report['model']}, {report['dtype']}: tokens per second, ms", columns, rows)
-        late = report["arrival"]
-        Console().print(
-            f"a prompt of {late['prompt_tokens']} tokens beside {late['streams']} streams: longest gap"
-            f" {late['together']['longest_gap_s']:.2f} s (in turn {late['in_turn']['longest_gap_s']:.2f}), its first"
-            f" token after {late['together']['first_token_s']:.2f} s (in turn {late['in_turn']['first_token_s']:.2f})",
-            highlight=False,
-        )

@@ -1,4 +1,4 @@
-"""What the commands of `kvcomm bench` share: options, a progress bar, tables, and their JSON. Light to import."""
+"""What the commands of `kvcomm bench` share: a progress bar, tables, and their JSON. Light to import."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -20,18 +20,6 @@ if TYPE_CHECKING:
 
 Tell = Callable[[str, int, int], None]
 """Called with the stage, what is done of it, and how much there is."""
-
-Model = Annotated[str, typer.Option(help="Folder, GGUF file or hub id.")]
-Data = Annotated[
-    Path | None, typer.Option(help="Folder with the question sets; else $KVCOMM_DATA, ../shared/data, the hub.")
-]
-Set = Annotated[str, typer.Option("--set", help="gsm8k, humaneval or mmlu.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead.")]
-Plot = Annotated[Path | None, typer.Option(help="Draw a plot to this file (needs matplotlib).")]
-DTypeName = Annotated[str, typer.Option("--dtype", help="auto, float32, bfloat16 or float16.")]
-Names = Annotated[str, typer.Option(help="Which, separated by commas; all if left out.")]
-Count = Annotated[int, typer.Option(min=1)]
 
 
 def quietly(stage: str, done: int, total: int) -> None:

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import Data, DTypeName, Json, Model, Plot, model_name, progress, table, writable, write
-from .speedcli import Device, Shape, chosen, load
+from ..errors import ConfigError
+from ..terminal import plain_errors
+from .console import model_name, progress, table, writable, write
+from .options import Data, Device, DTypeName, Json, Model, Plot, Shape, chosen, load
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,10 +30,7 @@ def growth(
     plot: Plot = None,
 ) -> None:
     """Time to first token, match time and memory: 0.5K to 8K tokens, 2 to 16 agents, 10 to 100,000 known spans."""
-    from ..cli import plain_errors
-
     with plain_errors():
-        from ..errors import ConfigError
         from .growth import KINDS, grow
         from .machine import machine
         from .speedplots import plot_growth
@@ -40,7 +39,7 @@ def growth(
         wanted = chosen(kinds) or KINDS
         if unknown := set(wanted) - set(KINDS):
             raise ConfigError(f"{', '.join(unknown)} does not grow here; choose from {', '.join(KINDS)}")
-        loaded = load(model, shape, device, dtype)
+        loaded = load(model, dtype, device, shape)
         with progress() as tell:
             found = grow(loaded, wanted, data, tell)
         dtype = str(loaded.model.dtype).removeprefix("torch.")
@@ -77,15 +76,13 @@ def grid(
     json_path: Json = None,
 ) -> None:
     """Mean speedup of three agents by the lengths of their instructions and answers (the paper's Table 3)."""
-    from ..cli import plain_errors
-
     with plain_errors():
         from .grid import OUTPUTS, PREFIXES, measure_grid
         from .machine import machine
 
         writable(json_path)
         columns, lines = _numbers(prefixes) or PREFIXES, _numbers(outputs) or OUTPUTS
-        loaded = load(model, shape, device, dtype)
+        loaded = load(model, dtype, device, shape)
         with progress() as tell:
             cells = measure_grid(loaded, columns, lines, question, folder=data, tell=tell)
         dtype = str(loaded.model.dtype).removeprefix("torch.")
@@ -109,8 +106,6 @@ def grid(
 
 
 def _numbers(text: str) -> tuple[int, ...]:
-    from ..errors import ConfigError
-
     try:
         return tuple(int(number) for number in chosen(text))
     except ValueError as error:

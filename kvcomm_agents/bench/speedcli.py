@@ -10,17 +10,16 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from .console import Count, Data, DTypeName, Json, Model, Plot, progress, table, writable, write
+from ..errors import ConfigError
+from ..terminal import plain_errors
+from .console import progress, table, writable, write
+from .options import Count, Data, Device, DTypeName, Json, Model, Plot, Shape, chosen, load
 
 if TYPE_CHECKING:
-    from ..config import DType
-    from ..models import LoadedModel
     from .columns import Column
 
 speed_app = typer.Typer()
 
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or any torch device.")]
-Shape = Annotated[str, typer.Option(help="Random weights of this shape instead of a model: llama-8b, llama-1b.")]
 Columns = Annotated[
     str, typer.Option(help="generate, dense, prefix, exact, guarded, corrected; all but the last if left out.")
 ]
@@ -53,10 +52,7 @@ def ttft(
     plot: Plot = None,
 ) -> None:
     """Time to first token beside transformers, a prefix cache, llama.cpp and vLLM, on the same real text."""
-    from ..cli import plain_errors
-
     with plain_errors():
-        from ..errors import ConfigError
         from .calls import Protocol, longest, protocol_calls
         from .logs import replay_calls
         from .ours import NAMES, make_column
@@ -67,7 +63,7 @@ def ttft(
         from .ttft import run
 
         writable(json_path, plot)
-        loaded = load(model, shape, device, dtype)
+        loaded = load(model, dtype, device, shape)
         protocol = Protocol(agents, prefix, question, output)
         if replay:
             calls = [one for one in replay_calls(loaded, replay, logs, data, limit) if one]
@@ -79,7 +75,7 @@ def ttft(
         wanted = chosen(columns) or tuple(name for name in NAMES if name != "corrected")
         served = [make_column(name, loaded) for name in wanted]
         setting = PeerSetting(llama_server, gguf, vllm_python, longest(calls) + 1, max(agents, 1))
-        others, skipped = start_peers(PEERS if peers == "all" else chosen(peers), loaded, setting)
+        others, skipped = start_peers({"all": PEERS, "none": ()}.get(peers, chosen(peers)), loaded, setting)
         every: list[Column] = [*served, *others]
         try:
             with progress() as tell:
@@ -95,20 +91,6 @@ def ttft(
         if plot is not None:
             plot_ttft(figures, plot)
         show(figures)
-
-
-def load(model: str, shape: str, device: str, dtype: str) -> LoadedModel:
-    """The model, or random weights of a shape."""
-    from ..models import load_model
-    from .shapes import random_model
-
-    kind: DType = dtype  # type: ignore[assignment]  # checked there
-    return random_model(shape, device, kind) if shape else load_model(model, device=device, dtype=kind)
-
-
-def chosen(names: str) -> tuple[str, ...]:
-    """Names separated by commas."""
-    return tuple(name.strip() for name in names.split(",") if name.strip() and name.strip() != "none")
 
 
 def show(figures: Mapping[str, Any]) -> None:

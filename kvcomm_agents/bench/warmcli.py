@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-from .console import Count, Data, DTypeName, Json, Model, Plot, model_name, progress, table, writable, write
+from ..terminal import plain_errors
+from .console import model_name, progress, table, writable, write
+from .options import Count, Data, DTypeName, Evaluation, Json, Model, Plot, load
 
 warm_app = typer.Typer()
 
@@ -16,7 +18,7 @@ def rag(
     model: Model = "default",
     data: Data = None,
     warmup: Count = 8,
-    evaluation: Annotated[int, typer.Option("--eval", min=1)] = 12,
+    evaluation: Evaluation = 12,
     passages: Count = 4,
     words: Annotated[int, typer.Option(min=10, help="Of each passage.")] = 80,
     mode: Annotated[str, typer.Option(help="auto or corrected.")] = "auto",
@@ -26,11 +28,8 @@ def rag(
     plot: Plot = None,
 ) -> None:
     """A team that reads retrieved passages, with and without a warm-up of these."""
-    from ..cli import plain_errors
-
     with plain_errors():
         from ..config import ReuseConfig
-        from ..models import load_model
         from .data import load_rows
         from .rag import lookups, measure_rag
         from .warmplots import plot_rag
@@ -38,7 +37,7 @@ def rag(
         writable(json_path, plot)
         reuse = ReuseConfig(mode=mode, max_divergence=max_divergence)  # type: ignore[arg-type]  # checked there
         found = lookups(load_rows("musique", data)[: warmup + evaluation], passages, words)
-        loaded = load_model(model, dtype=dtype)  # type: ignore[arg-type]  # checked there
+        loaded = load(model, dtype)
         named = {"model": model_name(loaded), "data": "musique"}
         with progress() as tell:
             report = measure_rag(
@@ -77,15 +76,12 @@ def warm(
     plot: Plot = None,
 ) -> None:
     """Packs and their masks against prefilling every text by itself."""
-    from ..cli import plain_errors
-
     with plain_errors():
-        from ..models import load_model
         from .packs import measure_masks, measure_packs
         from .warmplots import plot_packs
 
         writable(json_path, plot)
-        loaded = load_model(model, dtype=dtype)  # type: ignore[arg-type]  # checked there
+        loaded = load(model, dtype)
         with progress() as tell:
             report = {"model": model_name(loaded), **measure_packs(loaded, most=most, rounds=rounds, tell=tell)}
             report["attention"] = measure_masks(flex=flex, rounds=rounds, tell=tell)
@@ -128,15 +124,12 @@ def numerics(
     plot: Plot = None,
 ) -> None:
     """What a shift of all positions changes, by dtype, and what moving stored keys does to them."""
-    from ..cli import plain_errors
-
     with plain_errors():
-        from ..models import load_model
         from .numerics import measure_moves, measure_shifts
         from .warmplots import plot_numerics
 
         writable(json_path, plot)
-        exact, coarse = load_model(model, dtype="float32"), load_model(model, dtype="bfloat16")
+        exact, coarse = load(model, "float32"), load(model, "bfloat16")
         with progress() as tell:
             shifts = measure_shifts({"float32": exact, "bfloat16": coarse}, tokens, tell=tell)
             moves = measure_moves(exact, tokens, tell=tell)
