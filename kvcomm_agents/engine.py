@@ -14,7 +14,6 @@ import asyncio
 import atexit
 import queue
 import threading
-import time
 import weakref
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import Future
@@ -31,7 +30,7 @@ from .prompt import PromptRenderer
 from .reportfile import ReportFile
 from .request import Completion, Message, Request, TextChunk, ToolSpec
 from .store import StoreStats
-from .telemetry import Observer, RequestReport, Telemetry, finish_reason_of
+from .telemetry import Observer, RequestReport, Telemetry
 from .toolformat import CallFormat
 from .warm import WarmOrder, WarmReport
 from .worker import Worker
@@ -270,22 +269,7 @@ class Engine:
 
     def _tell(self, job: Job, sink: Sink, event: Event) -> None:
         if isinstance(event, BaseException):
-            total_s = time.perf_counter() - job.submitted
-            self._telemetry.request(
-                RequestReport(
-                    agent=job.request.agent or "",
-                    prompt_tokens=0,
-                    computed_tokens=0,
-                    total_s=total_s,
-                    started_at=time.time() - total_s,
-                    finish_reason=finish_reason_of(event),
-                    namespace=job.request.namespace,
-                    rung="none",
-                    conversation=job.request.conversation,
-                    model=self.name,
-                    error=f"{type(event).__name__}: {event}",
-                )
-            )
+            self._telemetry.request(job.failed(event, self.name))
         sink(event)
 
 

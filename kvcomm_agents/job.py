@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from .errors import RequestCancelledError, RequestError, RequestTimeoutError
 from .request import Completion, Request, TextChunk
+from .telemetry import RequestReport, finish_reason_of
 
 Event = TextChunk | Completion | BaseException
 Sink = Callable[[Event], None]
@@ -48,3 +49,20 @@ class Job:
             self.sink(event)
         except Exception:  # e.g. its event loop was closed; other requests must go on
             self.cancel()
+
+    def failed(self, error: BaseException, model: str) -> RequestReport:
+        """What is reported of it if it ends with this error, on the model of that name."""
+        total_s = time.perf_counter() - self.submitted
+        return RequestReport(
+            agent=self.request.agent or "",
+            prompt_tokens=0,
+            computed_tokens=0,
+            total_s=total_s,
+            started_at=time.time() - total_s,
+            finish_reason=finish_reason_of(error),
+            namespace=self.request.namespace,
+            rung="none",
+            conversation=self.request.conversation,
+            model=model,
+            error=f"{type(error).__name__}: {error}",
+        )
