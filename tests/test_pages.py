@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import re
 from collections.abc import Callable
@@ -13,7 +14,10 @@ from fake_engine import FakeEngine
 from snippets import PAGES, ROOT, commands, links, run, snippets
 
 from kvcomm_agents.cli import app
+from kvcomm_agents.config import EngineConfig, ReuseConfig
 from kvcomm_agents.models import LoadedModel
+from kvcomm_agents.planner import LADDER
+from kvcomm_agents.telemetry import RequestReport
 
 NEEDS = {
     "README.md": ("langgraph",),
@@ -94,3 +98,27 @@ def test_the_readme_names_every_page_and_module() -> None:
     package = ROOT / "kvcomm_agents"
     missing = {path.name for path in package.glob("*.py") if path.name not in text and not path.name.startswith("_")}
     assert missing <= {"errors.py", "config.py", "request.py", "anchorfile.py"}
+
+
+def test_the_ladder_is_as_explained() -> None:
+    rows = re.findall(r"^\| `([\w ]+)` \| (.*) \|$", _page("how-it-works.md"), re.MULTILINE)
+    assert [name for name, _ in rows] == [rung.name for rung in LADDER]
+    placed, heads, joints = (text for _, text in rows[:3])
+    assert f"last {LADDER[0].least} tokens" in placed
+    assert f"last {LADDER[0].tail} of" in placed
+    assert f"first {LADDER[1].heads} tokens of each span" in heads
+    assert f"first {LADDER[2].joints} of" in joints
+
+
+def test_every_setting_and_field_is_explained_with_its_default() -> None:
+    text = _page("tuning.md")
+    for config in (ReuseConfig(), EngineConfig(), RequestReport("", 0, 0)):
+        for field in dataclasses.fields(config):
+            assert f"`{field.name}`" in text or field.name == "reuse", field.name
+    for name in ("max_divergence", "audit_share", "min_prefix", "min_span", "min_placed"):
+        default = getattr(ReuseConfig(), name)
+        assert re.search(rf"^\| `{name}` \| {default} \|", text, re.MULTILINE), name
+
+
+def _page(name: str) -> str:
+    return (ROOT / "docs" / name).read_text(encoding="utf-8")
