@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..cache import PlanCache
 from ..config import MiB, ReuseConfig
+from ..errors import KVCommError
 from ..models import LoadedModel
 from ..planner import prefix_plan, prefix_runs
 from ..runner import Runner
@@ -21,6 +22,10 @@ from .calls import Call
 STORE_BYTES = 512 * MiB
 """Budget of each of the two tiers of a column's prefix store."""
 NAMESPACE = "bench"
+
+
+class LostColumnError(KVCommError):
+    """A column that was there cannot go on; the others can."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ import torch
 from ..errors import ConfigError
 from ..models import LoadedModel
 from .calls import Call
-from .columns import Column, First, Rest
+from .columns import Column, First, LostColumnError, Rest
 
 NAMES = ("llama.cpp", "llama.cpp-reuse", "vllm")
 _START_S = 240.0
@@ -91,7 +91,7 @@ class Server:
         """One request.
 
         Raises:
-            ConfigError: it was refused.
+            LostColumnError: it was refused, or nobody is there.
         """
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
         try:
@@ -99,11 +99,11 @@ class Server:
             answer = connection.getresponse()
             text = answer.read()
         except OSError as error:
-            raise ConfigError(f"a peer is gone ({error}); the last it said: {self._said()}") from error
+            raise LostColumnError(f"it is gone ({error}); the last it said: {self._said()}") from error
         finally:
             connection.close()
         if answer.status != 200:
-            raise ConfigError(f"a peer refused the request: {answer.status} {text[:300]!r}")
+            raise LostColumnError(f"it refused a request: {answer.status} {text[:300]!r}")
         found: dict[str, Any] = json.loads(text)
         return found
 

@@ -81,12 +81,14 @@ def ttft(
             with progress() as tell:
                 found = run(every, calls, cold, tell=tell)
             described = {"what": what, "cold": cold, "steady": len(calls) - cold, "replay": replay or None}
-            figures = report(loaded, every, found, described, floors=measure_floors(loaded, found))
+            kept = [column for column in every if column.name not in found.lost]
+            figures = report(loaded, kept, found, described, floors=measure_floors(loaded, found))
         finally:
             for column in every:
                 column.close()
-        figures["skipped"] = skipped
-        figures["paper_speedup_over_dense"] = PAPER
+        figures["skipped"] = {**skipped, **found.lost}
+        if protocol == Protocol() and not replay:
+            figures["paper_speedup_over_dense"] = PAPER
         write(figures, json_path)
         if plot is not None:
             plot_ttft(figures, plot)
@@ -135,12 +137,12 @@ def _speedups(figures: Mapping[str, Any], over: str, names: Sequence[str]) -> No
     agents = figures["agents"]
     if not all(over in one["speedup"] for one in agents):
         return
-    paper = figures["paper_speedup_over_dense"]
+    paper = figures.get("paper_speedup_over_dense", ()) if over == "dense" else ()
     rows = []
     for place, one in enumerate(agents):
-        theirs = f"{paper[place]:.2f}" if over == "dense" and place < len(paper) else "-"
-        rows.append((one["agent"], *(_ratio(one["speedup"][over].get(name)) for name in names), theirs))
-    table(f"times faster than {over}", ("agent", *names, "paper"), rows)
+        theirs = (f"{paper[place]:.2f}",) if paper else ()
+        rows.append((one["agent"], *(_ratio(one["speedup"][over].get(name)) for name in names), *theirs))
+    table(f"times faster than {over}", ("agent", *names, *(("paper",) if paper else ())), rows)
 
 
 def _charged(figures: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..audit import divergence
 from .calls import Call
-from .columns import Column, First, Rest
+from .columns import Column, First, LostColumnError, Rest
 from .console import Tell, quietly
 
 POSITIONS = 64
@@ -53,11 +53,20 @@ class Row:
 
 @dataclass(slots=True)
 class Run:
-    """What was measured: rows of the cold and of the steady phase, and the most that each column held."""
+    """What was measured: rows of the cold and of the steady phase, the most that each column held, and who was lost."""
 
     cold: list[Row] = field(default_factory=list)
     steady: list[Row] = field(default_factory=list)
     held: dict[str, int] = field(default_factory=dict)
+    lost: dict[str, str] = field(default_factory=dict)
+    """Why a column could not go on, by its name. None of its rows is kept: they would be of fewer calls."""
+
+    def lose(self, column: str, why: str) -> None:
+        """Go on without a column."""
+        self.lost[column] = why
+        self.cold = [row for row in self.cold if row.column != column]
+        self.steady = [row for row in self.steady if row.column != column]
+        self.held.pop(column, None)
 
 
 def run(
@@ -81,22 +90,23 @@ def run(
     turn = 0
     for column in columns:  # the first pass of a process is slow; those who keep nothing take it for all
         if column.stateless:
-            column.first(requests[0][0])
-            column.rest(requests[0][0], 0)
+            _take([column], requests[0][0], 0, found)
     try:
         for number, calls in enumerate(requests):
             steady = number >= cold
             for call in calls:
-                served = [one for one in columns if steady or one.learns or number == cold - 1]
+                here = [one for one in columns if one.name not in found.lost]
+                served = [one for one in here if steady or one.learns or number == cold - 1]
                 turn += 1
-                at = turn % len(served)
-                rows = _serve([*served[at:], *served[:at]], call, positions if steady else 0)
+                at = turn % max(len(served), 1)
+                rows = _rows(call, _take([*served[at:], *served[:at]], call, positions if steady else 0, found))
                 if steady:
                     found.steady += rows
                 else:
                     found.cold += [row for row in rows if any(one.learns for one in columns if one.name == row.column)]
-                for one in columns:
-                    found.held[one.name] = max(found.held.get(one.name, 0), one.held_bytes)
+                for one in here:
+                    if one.name not in found.lost:
+                        found.held[one.name] = max(found.held.get(one.name, 0), one.held_bytes)
             tell("requests", number + 1, len(requests))
     except KeyboardInterrupt:
         if not found.steady:
@@ -104,12 +114,20 @@ def run(
     return found
 
 
-def _serve(columns: Sequence[Column], call: Call, positions: int) -> list[Row]:
-    taken: list[tuple[str, First, Rest]] = []
+def _take(columns: Sequence[Column], call: Call, positions: int, found: Run) -> list[tuple[str, First, Rest]]:
+    """A call served by one column after the other. A peer that fails is lost, and the others go on."""
+    taken = []
     for column in columns:
         busy = time.process_time()
-        first = replace(column.first(call), cpu_s=time.process_time() - busy)
-        taken.append((column.name, first, column.rest(call, positions)))
+        try:
+            first = replace(column.first(call), cpu_s=time.process_time() - busy)
+            taken.append((column.name, first, column.rest(call, positions)))
+        except LostColumnError as error:
+            found.lose(column.name, str(error))
+    return taken
+
+
+def _rows(call: Call, taken: Sequence[tuple[str, First, Rest]]) -> list[Row]:
     truth = next((rest.logits for name, _, rest in taken if name == "dense"), None)
     return [Row(call, name, first, _bare(rest), _kl(truth, first, rest)) for name, first, rest in taken]
 

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from kvcomm_agents.bench.calls import Protocol, longest, protocol_calls
+from kvcomm_agents.bench.columns import Column, First, LostColumnError, Rest
 from kvcomm_agents.bench.logs import replay_calls
 from kvcomm_agents.bench.ours import NAMES, make_column
 from kvcomm_agents.bench.peers import NAMES as PEERS
@@ -129,6 +130,31 @@ def test_peers_that_are_not_here_are_skipped_with_a_reason(tiny, tmp_path):
     assert "--gguf" in skipped["llama.cpp"]
     with pytest.raises(ConfigError, match="no peer"):
         start_peers(("other",), tiny("llama"), setting)
+
+
+class Mortal(Column):
+    """Serves three calls, and then is gone."""
+
+    name = "mortal"
+    left = 3
+
+    def first(self, call):
+        self.left -= 1
+        if self.left < 0:
+            raise LostColumnError("it is gone")
+        return First(1.0, computed=len(call.ids))
+
+    def rest(self, call, positions):
+        return Rest()
+
+
+def test_a_peer_that_is_lost_leaves_the_others_alone(tiny, logs_folder):
+    loaded = tiny("llama")
+    calls = replay_calls(loaded, "autogen", 1, logs_folder)
+    served = run([make_column("dense", loaded), Mortal()], calls, cold=0)
+    assert served.lost == {"mortal": "it is gone"}
+    assert "mortal" not in served.held
+    assert [row.column for row in served.steady] == ["dense"] * len(calls[0])
 
 
 def test_unknown_names_are_refused(tiny):
