@@ -133,10 +133,10 @@ def test_peers_that_are_not_here_are_skipped_with_a_reason(tiny, tmp_path):
 
 
 class Mortal(Column):
-    """Serves three calls, and then is gone."""
+    """Serves one call, and then is gone."""
 
     name = "mortal"
-    left = 3
+    left = 1
 
     def first(self, call):
         self.left -= 1
