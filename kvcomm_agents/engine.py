@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import logging
 import queue
 import threading
 import weakref
@@ -25,6 +26,7 @@ from .config import EngineConfig
 from .errors import ConfigError, EngineClosedError
 from .inference import Inference, max_context
 from .job import Event, Job, Sink
+from .learned import Learned, learned
 from .models import LoadedModel, load_model, load_tokenizer
 from .prompt import PromptRenderer
 from .reportfile import ReportFile
@@ -34,6 +36,8 @@ from .telemetry import Observer, RequestReport, Telemetry
 from .toolformat import CallFormat
 from .warm import WarmOrder, WarmReport
 from .worker import Worker
+
+logger = logging.getLogger(__name__)
 
 
 class Engine:
@@ -220,7 +224,7 @@ class Engine:
         return self._telemetry.reports
 
     def observe(self, observer: Observer) -> None:
-        """Tell an observer of every request and audit from now on: an exporter, or your own."""
+        """Tell an observer of every request and audit from now on: one of `exporters`, or your own."""
         self._telemetry.observe(observer)
 
     @property
@@ -230,9 +234,15 @@ class Engine:
 
     @property
     def stats(self) -> StoreStats:
-        """What the store holds now."""
+        """What the store holds now: prefixes."""
         inference = self._worker.inference
         return inference.store.stats() if inference else StoreStats(0, 0, 0, 0)
+
+    @property
+    def learned(self) -> Learned:
+        """What all namespaces have learned so far: spans, anchors, and how the guard's bound held."""
+        inference = self._worker.inference
+        return learned(memory for _, memory in inference.reuse.memories()) if inference else Learned()
 
     def forget(self, namespace: str | None = None) -> None:
         """Drop what a namespace has stored and learned, or all of it."""
@@ -257,7 +267,10 @@ class Engine:
 
     def close(self) -> None:
         """Stop the worker and free what it holds. Weights shared with other engines stay."""
+        served = self._worker.inference is not None
         self._worker.close()
+        if served:
+            logger.info("closed the engine of %s", self.name)
         self._telemetry.close()
         atexit.unregister(self._close_at_exit)
         with _registry_lock:
@@ -269,7 +282,7 @@ class Engine:
 
     def _tell(self, job: Job, sink: Sink, event: Event) -> None:
         if isinstance(event, BaseException):
-            self._telemetry.request(job.failed(event, self.name))
+            job.context.run(self._telemetry.request, job.failed(event, self.name))
         sink(event)
 
 

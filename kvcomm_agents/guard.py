@@ -70,6 +70,10 @@ class Decision:
     novel: bool = False
     reason: str = ""
 
+    def __str__(self) -> str:
+        rung = "dense" if self.rung is None else f"{LADDER[self.rung].name}, predicted {self.predicted:.4f}"
+        return f"{rung}: {self.reason}"
+
 
 @dataclass(frozen=True, slots=True)
 class AuditRecord:
@@ -105,6 +109,10 @@ class Guard:
         mine.append(record)
         if record.predicted is not None:
             self._served.append(record)
+
+    def __len__(self) -> int:
+        """Measurements it goes by."""
+        return sum(len(mine) for agents in self._by_agent for mine in agents.values())
 
     def records(self, agent: str) -> int:
         """Measurements of an agent at the rung measured least."""
@@ -171,8 +179,9 @@ class Guard:
             raise StoreError(f"the saved audits are damaged: {error}") from error
 
     def coverage(self) -> tuple[int, int]:
-        """Audited requests that were let through, and how many of them exceeded the bound."""
-        return len(self._served), sum(one.kl > self.max_divergence for one in self._served)
+        """Audited requests that were let through, and how many of them exceeded the bound. Thread-safe."""
+        served = tuple(self._served)  # copied at once: the worker appends to it
+        return len(served), sum(one.kl > self.max_divergence for one in served)
 
 
 def _reader(agent: str, features: Features) -> str:

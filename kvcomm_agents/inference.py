@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from rich.filesize import decimal
 
 from .batch import Batch
 from .config import EngineConfig
@@ -27,8 +28,7 @@ from .reuse import Reuse
 from .runner import Runner
 from .running import Running
 from .store import KVStore
-from .telemetry import RequestReport, Telemetry
-from .tokenruns import token_runs
+from .telemetry import Telemetry
 from .warm import WarmOrder, Warmup
 
 logger = logging.getLogger(__name__)
@@ -63,6 +63,19 @@ class Inference:
         eos = loaded.model.generation_config.eos_token_id if loaded.model.generation_config else None
         eos = loaded.tokenizer.eos_token_id if eos is None else eos
         self._eos = frozenset([eos] if isinstance(eos, int) else eos or ())
+        logger.info("%s", self)
+
+    def __str__(self) -> str:
+        layout, config = self.runner.layout, self.config
+        moved = "can be moved" if layout.rope is not None else f"cannot be moved ({layout.immovable})"
+        bound = f", KL of {config.reuse.max_divergence} at most" if config.reuse.mode == "auto" else ""
+        return (
+            f"serving {self.loaded.name} on {layout.device} in {str(layout.dtype).removeprefix('torch.')}:"
+            f" {decimal(layout.token_bytes)} of KV a token, which {moved}; contexts of {self.max_context} tokens,"
+            f" up to {config.max_concurrent} {'together' if self.runner.ragged else 'in turn'};"
+            f" reuse {config.reuse.mode}{bound}; prefixes in {decimal(config.device_cache_bytes)} on the device"
+            f" and {decimal(config.host_cache_bytes)} on the host; memory kept in {config.memory_folder or 'no folder'}"
+        )
 
     def begin(self, job: Job) -> Running:
         """Plan a request's prefill and place what is placed; what is computed waits for `step`.
@@ -70,7 +83,7 @@ class Inference:
         Raises:
             PromptError, ContextLengthError, DeviceMemoryError: this request cannot be served.
         """
-        started = time.perf_counter()
+        started = job.begun = time.perf_counter()
         request, params = job.request, job.request.params
         if request.prompt_ids is None:
             rendered = self.renderer.segments(request.messages, request.tools, request.constraint)
@@ -96,7 +109,7 @@ class Inference:
         cache = self._with_room(lambda: self.runner.open(len(ids) + min(max_tokens, _FIRST_RESERVE)))
         try:
             assembled = self._with_room(lambda: self.runner.assemble(cache, choice.plan))
-            return Running(
+            job.running = Running(
                 job=job,
                 agent=agent,
                 ids=ids,
@@ -118,6 +131,7 @@ class Inference:
                 matcher=matcher,
                 logits=[] if self.reuse.wants_logits(choice, agent, request.namespace) else None,
             )
+            return job.running
         except BaseException:
             self.runner.close(cache)
             raise
@@ -136,29 +150,8 @@ class Inference:
             raise RuntimeError("finish() before the request has finished")
         if not running.stops.hit:
             running.tell(running.stops.push(running.detokenizer.flush()) + running.stops.flush())
-        total_s = time.perf_counter() - running.job.submitted
-        report = RequestReport(
-            agent=running.agent,
-            prompt_tokens=len(running.ids),
-            computed_tokens=running.choice.plan.computed_tokens,
-            placed_exact_tokens=running.choice.plan.placed_tokens(exact=True),
-            placed_corrected_tokens=running.choice.plan.placed_tokens(exact=False),
-            output_tokens=len(running.output),
-            total_s=total_s,
-            started_at=time.time() - total_s,
-            finish_reason=running.finished,
-            namespace=running.job.request.namespace,
-            rung=running.choice.rung_name,
-            predicted_divergence=running.choice.predicted,
-            conversation=running.job.request.conversation,
-            spans_found=running.choice.spans_found,
-            span_tokens=running.choice.span_tokens,
-            model=self.loaded.name,
-            error="",
-            runs=token_runs(running.choice.plan, running.choice.seen, running.agent),
-            **running.seconds,
-        )
-        self.telemetry.request(report)
+        report = running.report(self.loaded.name, running.finished)
+        running.job.context.run(self.telemetry.request, report)
         said = running.output[: max(running.cache.length - len(running.ids), 0)]
         spans = self.reuse.tags(running.choice, said, running.agent, running.job.request.namespace)
         running.job.emit(Completion("".join(running.text), tuple(running.output), running.finished, report, spans))
@@ -189,6 +182,7 @@ class Inference:
 
     def forget(self, namespace: str | None = None) -> None:
         """Drop what a namespace has stored and learned, or all of it."""
+        logger.info("forgetting %s", "everything" if namespace is None else f"namespace {namespace}")
         self.warmup.drop(namespace)
         self.store.clear(namespace)
         self.reuse.forget(namespace)
@@ -265,7 +259,7 @@ class Inference:
                 raise
         logger.warning("out of device memory: evicting stored KV and trying once more")
         self.runner.drop_spare()
-        self.store.release_device()
+        logger.info("%s of stored KV evicted", decimal(self.store.release_device()))
         if self.runner.device.type == "cuda":
             torch.cuda.empty_cache()
         try:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from .errors import RequestCancelledError, RequestError, RequestTimeoutError
 from .request import Completion, Request, TextChunk
 from .telemetry import RequestReport, finish_reason_of
+
+if TYPE_CHECKING:
+    from .running import Running
 
 Event = TextChunk | Completion | BaseException
 Sink = Callable[[Event], None]
@@ -23,11 +28,18 @@ class Job:
         request: what was asked.
         sink: called on the worker's thread with each event; the last is a `Completion` or an exception.
         submitted: `time.perf_counter()` at submission.
+        context: the caller's, in which observers are told of the request: a trace goes on in it.
+        begun: `time.perf_counter()` when the worker took it; `None` while it is in the queue.
+        running: the request while it is prefilled and decoded.
     """
 
     request: Request
     sink: Sink
     submitted: float = field(default_factory=time.perf_counter)
+    context: contextvars.Context = field(default_factory=contextvars.copy_context)
+    begun: float | None = None
+    running: Running | None = None
+    _ended: bool = False
     _cancelled: threading.Event = field(default_factory=threading.Event)
 
     def cancel(self) -> None:
@@ -44,25 +56,36 @@ class Job:
         return None
 
     def emit(self, event: Event) -> None:
-        """Hand an event to the caller; a caller that is gone cancels its job."""
+        """Hand an event to the caller; a caller that is gone cancels its job. Nothing comes after the last one."""
+        if self._ended:
+            return
+        self._ended = not isinstance(event, TextChunk)
         try:
             self.sink(event)
         except Exception:  # e.g. its event loop was closed; other requests must go on
             self.cancel()
+        finally:
+            if self._ended:
+                self.running = None  # it holds the context's KV
 
     def failed(self, error: BaseException, model: str) -> RequestReport:
         """What is reported of it if it ends with this error, on the model of that name."""
-        total_s = time.perf_counter() - self.submitted
+        reason, text = finish_reason_of(error), f"{type(error).__name__}: {error}"
+        if self.running is not None:
+            return self.running.report(model, reason, text)
+        now = time.perf_counter()
+        total_s = now - self.submitted
         return RequestReport(
             agent=self.request.agent or "",
             prompt_tokens=0,
             computed_tokens=0,
+            queue_s=(self.begun or now) - self.submitted,
             total_s=total_s,
             started_at=time.time() - total_s,
-            finish_reason=finish_reason_of(error),
+            finish_reason=reason,
             namespace=self.request.namespace,
             rung="none",
             conversation=self.request.conversation,
             model=model,
-            error=f"{type(error).__name__}: {error}",
+            error=text,
         )

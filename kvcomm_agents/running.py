@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -14,7 +15,8 @@ from .constraint import Matcher
 from .generation import Detokenizer, Sampler, StopStrings
 from .job import Job
 from .request import TextChunk
-from .telemetry import FinishReason
+from .telemetry import FinishReason, RequestReport
+from .tokenruns import token_runs
 
 
 @dataclass(slots=True, eq=False)
@@ -54,6 +56,32 @@ class Running:
     def wants_logits(self) -> bool:
         """Whether the distributions of the next positions are to be kept."""
         return self.logits is not None and len(self.logits) < KEPT
+
+    def report(self, model: str, reason: FinishReason, error: str = "") -> RequestReport:
+        """What was done for it; of one that is stopped early, what its plan says and what it got to say."""
+        request, plan = self.job.request, self.choice.plan
+        total_s = time.perf_counter() - self.job.submitted
+        return RequestReport(
+            agent=self.agent,
+            prompt_tokens=len(self.ids),
+            computed_tokens=plan.computed_tokens,
+            placed_exact_tokens=plan.placed_tokens(exact=True),
+            placed_corrected_tokens=plan.placed_tokens(exact=False),
+            output_tokens=len(self.output),
+            total_s=total_s,
+            started_at=time.time() - total_s,
+            finish_reason=reason,
+            namespace=request.namespace,
+            rung=self.choice.rung_name,
+            predicted_divergence=self.choice.predicted,
+            conversation=request.conversation,
+            spans_found=self.choice.spans_found,
+            span_tokens=self.choice.span_tokens,
+            model=model,
+            error=error,
+            runs=token_runs(plan, self.choice.seen, self.agent),
+            **self.seconds,
+        )
 
     def draw(self, logits: Tensor) -> list[int]:
         """The next token, and those that a constraint forces after it.

@@ -69,7 +69,8 @@ class RequestReport:
     and `total_s` to the last, so both count waiting. `started_at` is the submission, in Unix seconds.
     `rung` says how much was computed (`exact`, `dense`, or a rung of the ladder) and
     `predicted_divergence` what the guard expected of it, mean KL per token in nats. `runs` covers the
-    prompt. A request that failed has `error`, and of the other figures only its times. `spans_found` and
+    prompt. A request that failed, was cancelled or ran out of time has `error`; its prompt's tokens are
+    those of its plan, computed or not by then, and all 0 if it never got one. `spans_found` and
     `span_tokens` count what others wrote that was found in the prompt, placed or not; 0 where it was not
     looked for, in exact mode.
     """
@@ -131,10 +132,12 @@ class RequestReport:
         return cls(**known, runs=runs)
 
     def __str__(self) -> str:
+        who = (self.agent or "a request") + (f" ({self.namespace})" if self.namespace != "default" else "")
         if self.error:
-            return f"{self.agent or 'a request'}: {self.finish_reason} after {self.total_s:.2f} s, {self.error}"
+            came = f", {self.prompt_tokens} prompt tokens and {self.output_tokens} more" if self.prompt_tokens else ""
+            return f"{who}: {self.finish_reason} after {self.total_s:.2f} s{came}, {self.error}"
         return (
-            f"{self.agent}: {self.prompt_tokens} prompt tokens = {self.computed_tokens} computed"
+            f"{who}: {self.prompt_tokens} prompt tokens = {self.computed_tokens} computed"
             f" + {self.placed_exact_tokens} placed exact + {self.placed_corrected_tokens} placed corrected"
             f" ({self.rung}, predicted divergence {self.predicted_divergence:.4f});"
             f" first token {1e3 * self.ttft_s:.0f} ms (queue {1e3 * self.queue_s:.0f},"
@@ -165,7 +168,10 @@ class AuditReport:
 
 
 class Observer(Protocol):
-    """Is told of every request and audit, on the worker's thread: quick, or it delays the next token."""
+    """Is told of every request and audit, on the worker's thread: quick, or it delays the next token.
+
+    Of a request in the context (`contextvars`) of whoever submitted it.
+    """
 
     def on_request(self, report: RequestReport) -> None:
         """A request was answered, or failed."""
