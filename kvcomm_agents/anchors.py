@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from .config import GiB
 from .correction.base import Example, Slot
 from .correction.flat import owned
 from .manifest import Owner
+
+logger = logging.getLogger(__name__)
 
 _HALF_LIFE = 256
 """Additions and look-ups after which an anchor nobody asked for counts half."""
@@ -144,7 +147,7 @@ class AnchorPool:
     def _shrink(self) -> None:
         if self._bytes <= self.budget:
             return
-        newest = self._anchors[-1]
+        newest, before = self._anchors[-1], len(self._anchors)
         scores = {
             id(a): self._usefulness(a, distinct)
             for a, distinct in zip(self._anchors, self._distinctness(), strict=True)
@@ -154,6 +157,7 @@ class AnchorPool:
                 break
             self._anchors.remove(anchor)
             self._bytes -= anchor.example.nbytes
+        logger.debug("anchors over their budget: %d of %d forgotten", before - len(self._anchors), before)
         if self._anchors[-1] is not newest:
             raise RuntimeError("the newest anchor was evicted")  # a bug, never input
 

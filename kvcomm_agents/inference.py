@@ -68,7 +68,7 @@ class Inference:
     def __str__(self) -> str:
         layout, config = self.runner.layout, self.config
         moved = "can be moved" if layout.rope is not None else f"cannot be moved ({layout.immovable})"
-        bound = f", KL of {config.reuse.max_divergence} at most" if config.reuse.mode == "auto" else ""
+        bound = f", mean KL of {config.reuse.max_divergence} at most" if config.reuse.mode == "auto" else ""
         return (
             f"serving {self.loaded.name} on {layout.device} in {str(layout.dtype).removeprefix('torch.')}:"
             f" {decimal(layout.token_bytes)} of KV a token, which {moved}; contexts of {self.max_context} tokens,"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import OrderedDict, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from .kv import KVBlock
 from .spans import SpanIndex, SpanMatch
+
+logger = logging.getLogger(__name__)
 
 Origin = Literal["output", "prompt", "warm"]
 
@@ -146,8 +149,11 @@ class SpanLibrary:
             self._warm_bytes += base.nbytes
             while self._warm_bytes > max(_WARM_SHARE * self.budget, base.nbytes):
                 self._remove(next(one.id for one in self._spans.values() if one.warmed))
+        before = len(self._spans)
         while self.nbytes > self.budget:
             self._remove(next(iter(self._spans)))
+        if len(self._spans) < before:
+            logger.debug("texts over their budget: %d of %d forgotten", before - len(self._spans), before)
         return span
 
     def tag(self, producer: str, ids: Sequence[int]) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from rich.filesize import decimal
 
 from .anchors import AnchorPool
 from .config import ReuseConfig
@@ -24,6 +27,8 @@ from .proposal import Prepared, Proposal, distance, features_of, pick
 from .segments import Segment, after, competing, segment
 
 Capture = Callable[[int, int], KVBlock]  # positions start:stop of a context -> un-rotated KV
+
+logger = logging.getLogger(__name__)
 
 _SAMPLE = 48  # tokens of a span that the second corrector is asked about
 _READ = 0.9  # share of a text's tokens that counts as the text
@@ -229,8 +234,10 @@ class Memory:
         Raises:
             StoreError: it could not be written; what was saved before is still whole.
         """
+        started = time.perf_counter()
         owner = Owner(self.fingerprint, self.model, self.tokenizer, self.namespace)
         self.pool.save(folder, {**self.linear.state(), GUARD: self.guard.state()}, owner)
+        logger.info("saved %s to %s in %.2f s", self, folder, time.perf_counter() - started)
 
     def load(self, folder: Path) -> None:
         """Take over what `save` wrote; nothing happens if the folder holds nothing.
@@ -247,6 +254,11 @@ class Memory:
             linear = LinearCorrector(pool)
         self.pool, self.linear, self.guard = pool, linear, guard
         self.second = TokenKnnCorrector(pool)
+        logger.info("loaded %s from %s", self, folder)
+
+    def __str__(self) -> str:
+        size = decimal(self.pool.nbytes)
+        return f"memory of {self.namespace}: {len(self.pool)} anchors ({size}), {len(self.guard)} audits"
 
     @property
     def nbytes(self) -> int:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +40,8 @@ __all__ = [
     "resolve",
     "verify",
 ]
+
+logger = logging.getLogger(__name__)
 
 _PROBE = "The  quick-brown fox\n\tjumps 12345 über 'lazy' dogs; 東京 is not <|a|> token."
 
@@ -99,7 +103,7 @@ def load_model(name: str | os.PathLike[str], *, device: str = "auto", dtype: DTy
     if dtype not in get_args(DType):
         raise ConfigError(f"dtype {dtype!r} is none of {get_args(DType)}")
     place = torch_device(device)
-    if dtype == "auto" and place.type != "cuda":
+    if chosen_dtype(dtype, place)[0] == "float32":
         dtype = "float32"
     folder = str(resolve(name))
     key = (folder, str(place), dtype)
@@ -110,7 +114,8 @@ def load_model(name: str | os.PathLike[str], *, device: str = "auto", dtype: DTy
         import torch
         from transformers import AutoConfig, AutoModelForCausalLM
 
-        with quiet(f"loading {name}"), _as_model_errors(os.fspath(name), folder):
+        started = time.perf_counter()
+        with quiet(f"loading {name}"), as_model_errors(os.fspath(name), folder):
             require_causal(AutoConfig.from_pretrained(folder), os.fspath(name))
             # attn_implementation is left out: transformers then takes sdpa where the architecture has it
             model = AutoModelForCausalLM.from_pretrained(
@@ -118,6 +123,14 @@ def load_model(name: str | os.PathLike[str], *, device: str = "auto", dtype: DTy
             )
         loaded = LoadedModel.of(model, tokenizer, name=os.fspath(name), folder=folder)
         _models[key] = loaded
+        logger.info(
+            "loaded %s: %.0f M parameters, %s on %s, in %.1f s",
+            name,
+            loaded.model.num_parameters() / 1e6,
+            str(model.dtype).removeprefix("torch."),
+            place,
+            time.perf_counter() - started,
+        )
         return loaded
 
 
@@ -133,7 +146,7 @@ def load_tokenizer(name: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
             return shared
         from transformers import AutoTokenizer
 
-        with _as_model_errors(os.fspath(name), folder):
+        with as_model_errors(os.fspath(name), folder):
             tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
         _tokenizers[folder] = tokenizer
         return tokenizer
@@ -161,13 +174,29 @@ def torch_device(device: str) -> torch.device:
     return place
 
 
+def chosen_dtype(dtype: DType, device: torch.device, stored: object = None) -> tuple[str, str]:
+    """What a model is run in, and why.
+
+    Args:
+        dtype: as configured.
+        device: where it runs.
+        stored: the checkpoint's own, if that is known.
+    """
+    if dtype != "auto":
+        return dtype, "asked for"
+    if device.type != "cuda":
+        return "float32", "auto: float32 everywhere but on CUDA"
+    return str(stored or "auto").removeprefix("torch."), "auto: the checkpoint's own, on CUDA"
+
+
 def _lock(key: object) -> threading.Lock:
     with _locks_guard:
         return _locks[key]
 
 
 @contextmanager
-def _as_model_errors(name: str, folder: str) -> Iterator[None]:
+def as_model_errors(name: str, folder: str) -> Iterator[None]:
+    """What transformers raises while it reads a model, as our errors."""
     from safetensors import SafetensorError
 
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -25,6 +26,8 @@ from .runner import Runner
 from .segments import Segment, after, segment
 from .store import KVStore
 from .telemetry import AuditReport
+
+logger = logging.getLogger(__name__)
 
 _TRIED = 0.5  # share of requests that the guard declined that are tried: it may have become too careful
 _ALL_AUDITED = 16  # reused requests of an agent before only a share is audited; as many as the published pool holds
@@ -138,6 +141,7 @@ class Reuse:
             rung, predicted, novel = 0, memory.guard.predict(agent, 0, features), False
         else:
             decision = memory.guard.decide(agent, features)
+            logger.debug("%s: %s", agent, decision)
             if decision.rung is None:
                 tried = self._random.random() < _TRIED
                 return replace(self._exact(ids, namespace), audited=tried)

@@ -7,6 +7,7 @@ looked up by. Exact lookups never read tainted KV; exact KV replaces tainted KV,
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -15,8 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.filesize import decimal
 
 from .kv import KVBlock
+
+logger = logging.getLogger(__name__)
 
 Ids = NDArray[np.int64]
 Capture = Callable[[int, int], KVBlock]
@@ -76,6 +80,7 @@ class KVStore:
         self._recent: OrderedDict[_Node, None] = OrderedDict()  # least recently used first
         self._bytes = {True: 0, False: 0}  # by "is on the device tier"
         self._lock = threading.RLock()
+        self._told_full = False
 
     def match(self, namespace: str, ids: Sequence[int], *, exact: bool) -> list[Hit]:
         """The longest stored prefix of `ids`, as consecutive hits from 0.
@@ -163,7 +168,7 @@ class KVStore:
             before, budget = self._bytes[True], self.device_budget
             self.device_budget = 0
             try:
-                self._shrink()
+                self._evict()
             finally:
                 self.device_budget = budget
             return before - self._bytes[True]
@@ -236,6 +241,26 @@ class KVStore:
         node.block = node.parent = None
 
     def _shrink(self) -> None:
+        before, nodes = dict(self._bytes), len(self._recent)
+        self._evict()
+        forgotten, moved = nodes - len(self._recent), before[True] - self._bytes[True]
+        if forgotten or moved:
+            self._tell_evicted(forgotten, moved, sum(before.values()) - sum(self._bytes.values()))
+
+    def _tell_evicted(self, nodes: int, moved: int, forgotten: int) -> None:
+        """The first eviction at INFO, since it says that a budget is full; the rest at DEBUG."""
+        level, self._told_full = (logging.DEBUG if self._told_full else logging.INFO), True
+        logger.log(
+            level,
+            "prefixes over their budget of %s on the device and %s on the host: %s left the device, %d (%s) forgotten",
+            decimal(self.device_budget),
+            decimal(self.host_budget),
+            decimal(moved),
+            nodes,
+            decimal(forgotten),
+        )
+
+    def _evict(self) -> None:
         for node in list(self._recent) if self._bytes[True] > self.device_budget else []:
             if self._bytes[True] <= self.device_budget:
                 break
