@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-EXTRAS := langgraph,autogen,agent-framework,ag2,ag2-classic,tools,embeddings,plot,notebooks,dev
+EXTRAS := langgraph,autogen,agent-framework,ag2,ag2-classic,tools,embeddings,prometheus,otel,plot,notebooks,dev
 
 .DEFAULT_GOAL := help
 .PHONY: help install model demo test notebooks check bench clean

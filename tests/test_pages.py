@@ -23,11 +23,13 @@ NEEDS = {
     "README.md": ("langgraph",),
     "autogen.md": ("autogen_agentchat", "agent_framework", "ag2", "autogen.oai", "llguidance"),
     "langchain.md": ("langgraph", "llguidance"),
+    "operating.md": ("prometheus_client", "opentelemetry.sdk"),
 }
 SAYS = {
     "README.md": ("prompt_tokens",),
     "autogen.md": ("'user', 'writer', 'editor'", "prompt tokens", "cache_read_input_token", " prompt_tokens"),
     "langchain.md": ("cache_read", "prompt_tokens", "'name': 'add'", "capital=", "tenant-a 1 writer"),
+    "operating.md": ("greeter: ", 'kvcomm_requests_total{agent="greeter"', "kvcomm forward", "namespaces=1"),
     "warmup.md": ("texts=1", "warmed=1"),
 }
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
