@@ -16,6 +16,7 @@ from .bench.costcli import cost_app
 from .bench.growcli import grow_app
 from .bench.speedcli import speed_app
 from .bench.warmcli import warm_app
+from .doctorcli import doctor_app
 from .errors import ConfigError, ReportError
 from .storecli import store_app
 from .terminal import plain_errors
@@ -24,6 +25,7 @@ app = typer.Typer(help="Reuse KV caches between the agents of one app.", no_args
 models_app = typer.Typer(help="Models kept on this machine.", no_args_is_help=False)
 app.add_typer(models_app, name="models")
 app.add_typer(store_app, name="store")
+app.add_typer(doctor_app)
 for more in (app_app, cost_app, grow_app, speed_app, warm_app):  # their commands are commands of `bench`
     bench_app.add_typer(more)
 app.add_typer(bench_app, name="bench")

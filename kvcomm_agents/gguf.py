@@ -87,11 +87,26 @@ def convert_gguf(path: str | os.PathLike[str], *, dtype: WeightDType = "bfloat16
         ModelError: not a GGUF file, damaged, or the cache folder cannot be written.
         UnsupportedModelError: transformers cannot read GGUF files of that architecture.
     """
+    source, target = _conversion(path, dtype)
+    return build_once(target, lambda folder: dequantise(source, folder, dtype, name=str(target), origin=str(source)))
+
+
+def converted(path: str | os.PathLike[str], *, dtype: WeightDType = "bfloat16") -> Path | None:
+    """The folder that `convert_gguf` made of a file before; `None` if it did not.
+
+    Raises:
+        ModelNotFoundError: no such file.
+    """
+    target = _conversion(path, dtype)[1]
+    return target if is_complete(target) else None
+
+
+def _conversion(path: str | os.PathLike[str], dtype: WeightDType) -> tuple[Path, Path]:
+    """The file, and where its conversion is or will be."""
     source = Path(path).expanduser().resolve()
     if not source.is_file():
         raise ModelNotFoundError(f"no GGUF file at {source}")
-    target = cached_folder(source.stem, _sampled_digest(source), dtype)
-    return build_once(target, lambda folder: dequantise(source, folder, dtype, name=str(target), origin=str(source)))
+    return source, cached_folder(source.stem, _sampled_digest(source), dtype)
 
 
 def build_once(target: Path, build: Callable[[Path], None]) -> Path:

@@ -6,14 +6,15 @@ at one position, rotated to another, must be the keys the model caches there.
 
 from __future__ import annotations
 
+import copy
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig, PreTrainedModel
 
-from .errors import UnsupportedModelError
+from .errors import ModelError, UnsupportedModelError
 from .rope import Pairing, Rope
 
 logger = logging.getLogger(__name__)
@@ -21,6 +22,7 @@ logger = logging.getLogger(__name__)
 # Scalings whose angle is a function of the position alone; others depend on the length of the context.
 _STATIC_SCALINGS = frozenset({"default", "linear", "llama3", "yarn"})
 _PAIRINGS: tuple[Pairing, ...] = ("half", "interleaved")
+_RECURRENT = "{} keeps recurrent state instead of KV per token; it cannot be served"
 _PROBE_TOKENS, _PROBE_SHIFT = 6, 11
 
 
@@ -99,6 +101,57 @@ def inspect(model: PreTrainedModel) -> KVLayout:
         UnsupportedModelError: the model has no per-token KV of one shape at every layer.
     """
     config = model.config.get_text_config(decoder=True)
+    layout, base = _shape(model)
+    rope, reason = None, layout.immovable
+    if not reason:
+        rope = _find_rope(model, base)
+        reason = "" if rope else "moving its keys by rotation does not give the keys it caches"
+    if reason:
+        logger.warning("%s: exact prefix reuse only, because %s", config.model_type, reason)
+    return replace(layout, rope=rope, immovable=reason)
+
+
+@torch.no_grad()
+def outline(config: PretrainedConfig, dtype: str) -> tuple[KVLayout, int, int]:
+    """The layout of a model by its config, from a model without weights; its parameters, and their bytes.
+
+    `rope` is left out: only the weights prove that keys can be moved, and `immovable` says as much as is known.
+
+    Args:
+        config: of a causal language model.
+        dtype: of torch, by name; "auto" is the config's own.
+
+    Raises:
+        UnsupportedModelError: as `inspect`.
+        ModelError: transformers cannot run the model without its weights.
+    """
+    reason, bare = immovable_by_config(config.get_text_config(decoder=True)), copy.deepcopy(config)
+    text = bare.get_text_config(decoder=True)
+    rope = getattr(text, "rope_parameters", None) or {}
+    if rope.get("rope_type", "default") not in _STATIC_SCALINGS:  # looks at positions, which have no content here
+        text.rope_parameters = {**rope, "rope_type": "default"}
+    kind = dtype if dtype == "auto" else getattr(torch, dtype)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(bare, dtype=kind).train(False)  # type: ignore[no-untyped-call]
+        layout = replace(_shape(model)[0], immovable=reason)
+    except UnsupportedModelError:
+        raise
+    except Exception as error:  # whatever a model makes of tensors without content
+        if "linear_attention" in (getattr(text, "layer_types", None) or ()):
+            raise UnsupportedModelError(_RECURRENT.format(config.model_type)) from error
+        raise ModelError(
+            f"what {config.model_type} would need cannot be told without its weights: {type(error).__name__}: {error}"
+        ) from error
+    if not layout.immovable and getattr(model.base_model, "rotary_emb", None) is None:
+        layout = replace(layout, immovable="it has no rotary positions")
+    weights = list(model.parameters())
+    return layout, sum(one.numel() for one in weights), sum(one.nbytes for one in weights)
+
+
+def _shape(model: PreTrainedModel) -> tuple[KVLayout, list[tuple[Tensor, Tensor]]]:
+    """The layout without its rope, and what `_probe` gave at position 0."""
+    config = model.config.get_text_config(decoder=True)
     if config.is_encoder_decoder:
         raise UnsupportedModelError(f"{config.model_type} is an encoder-decoder; only decoder-only models are served")
     base = _probe(model, 0)
@@ -107,14 +160,8 @@ def inspect(model: PreTrainedModel) -> KVLayout:
         raise UnsupportedModelError(f"the layers of {config.model_type} have KV of different shapes: {sorted(shapes)}")
     ((heads, key_dim, value_dim),) = shapes
     first = base[0][0]
-    layout = KVLayout(len(base), heads, key_dim, value_dim, first.dtype, first.device)
-    reason, rope = immovable_by_config(config), None
-    if not reason:
-        rope = _find_rope(model, base)
-        reason = "" if rope else "moving its keys by rotation does not give the keys it caches"
-    if reason:
-        logger.warning("%s: exact prefix reuse only, because %s", config.model_type, reason)
-    return KVLayout(len(base), heads, key_dim, value_dim, layout.dtype, layout.device, rope, reason)
+    reason = immovable_by_config(config)
+    return KVLayout(len(base), heads, key_dim, value_dim, first.dtype, first.device, immovable=reason), base
 
 
 def _probe(model: PreTrainedModel, start: int) -> list[tuple[Tensor, Tensor]]:
@@ -127,9 +174,7 @@ def _probe(model: PreTrainedModel, start: int) -> list[tuple[Tensor, Tensor]]:
     pairs = [(getattr(layer, "keys", None), getattr(layer, "values", None)) for layer in cache.layers]
     found = [(keys, values) for keys, values in pairs if keys is not None and values is not None]
     if not found or len(found) < len(pairs):
-        raise UnsupportedModelError(
-            f"{model.config.model_type} keeps recurrent state instead of KV per token; it cannot be served"
-        )
+        raise UnsupportedModelError(_RECURRENT.format(model.config.model_type))
     return found
 
 
