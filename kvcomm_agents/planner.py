@@ -33,10 +33,10 @@ class Rung:
 
 
 LADDER = (
-    Rung("placed", least=10),
-    Rung("heads", heads=8, least=10),
-    Rung("joints", heads=8, joints=8, least=10),
-    Rung("connectives", heads=8, connectives=True, least=10),
+    Rung("placed", least=12),
+    Rung("heads", heads=6, least=12),
+    Rung("joints", heads=6, joints=6, least=12),
+    Rung("connectives", heads=6, connectives=True, least=12),
 )
 """From the least computed to the most; above it there is only dense."""
 
