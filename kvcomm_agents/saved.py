@@ -53,7 +53,6 @@ class AgentStats:
         anchors: how many.
         tokens: in them.
         bytes: of their tensors.
-        hits: how often they were found.
         audits: measurements of the guard.
         divergence: of audited requests that had been let through, mean KL per token; `None` if there was none.
     """
@@ -63,7 +62,6 @@ class AgentStats:
     anchors: int = 0
     tokens: int = 0
     bytes: int = 0
-    hits: int = 0
     audits: int = 0
     divergence: float | None = None
 
@@ -127,7 +125,6 @@ def agents_of(saved: Saved) -> list[AgentStats]:
                     len(mine),
                     sum(shapes[f"{index}.base_keys"][0][2] for index in mine),
                     sum(shapes[f"{index}.{part}"][1] for index in mine for part in PARTS),
-                    sum(manifest.anchors[index].hits for index in mine),
                     audits.get(agent, 0),
                     sum(kl) / len(kl) if kl else None,
                 )

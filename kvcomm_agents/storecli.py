@@ -44,7 +44,7 @@ def ls(
 def stats(
     folder: Folder = None, model: Model = None, namespace: Namespace = None, one: Id = None, as_json: AsJson = False
 ) -> None:
-    """What is kept of each agent: anchors, their sizes, how often they were found, audits."""
+    """What is kept of each agent: anchors, their sizes, audits and the divergence they measured."""
     with plain_errors():
         from .saved import agents_of, bytes_of
 
@@ -59,12 +59,12 @@ def stats(
                     escape(agent.agent),
                     *(str(count) for count in (agent.places, agent.anchors, agent.tokens)),
                     _mb(agent.bytes),
-                    *(str(count) for count in (agent.hits, agent.audits)),
+                    str(agent.audits),
                     "" if agent.divergence is None else f"{agent.divergence:.4f}",
                 )
                 for agent in agents
             ]
-            columns = ("agent", "places", "anchors", "tokens", "MB", "found", "audits", "mean KL")
+            columns = ("agent", "places", "anchors", "tokens", "MB", "audits", "mean KL")
             kinds = ", ".join(f"{kind} {_mb(size)} MB" for kind, size in sizes.items())
             table(f"{escape(_title(each))}: {kinds}", columns, rows)
         if as_json:
