@@ -39,9 +39,8 @@ check: $(STAMP) ## lint, format check, types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-bench: model ## measure, and write JSON and tables to docs/results
-	@echo "running the benchmarks"
-	@$(BIN)/kvcomm bench
+bench: $(STAMP) ## list what can be measured, and how
+	@$(BIN)/kvcomm bench --help
 
 clean: ## remove .venv and caches; cached models stay
 	@echo "removing $(VENV) and caches"
