@@ -27,6 +27,7 @@ class Choice:
         learns: it may be learned from.
         spans_found, span_tokens: what others wrote that was found in the prompt.
         seen: segments of the prompt as far as anybody looked, for reports.
+        reason: why so much was computed, in a few words, for reports.
     """
 
     plan: PrefillPlan
@@ -41,6 +42,7 @@ class Choice:
     spans_found: int = 0
     span_tokens: int = 0
     seen: tuple[Segment, ...] = ()
+    reason: str = ""
 
     @property
     def rung_name(self) -> str:

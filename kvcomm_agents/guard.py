@@ -151,7 +151,9 @@ class Guard:
             worst = self.predict(agent, rung, features)
             if worst <= self.max_divergence:
                 return Decision(rung, worst, novel, "novel text" if novel else "within the bound")
-        reason = "no audits yet" if math.isinf(worst) else f"predicted {worst:.4f} > {self.max_divergence}"
+        reason = f"predicted {worst:.4f} > {self.max_divergence}"
+        if math.isinf(worst):
+            reason = f"{self.records(_reader(agent, features))} of {self.min_records} audits"
         return Decision(None, 0.0, novel, reason)
 
     def is_novel(self, agent: str, features: Features) -> bool:

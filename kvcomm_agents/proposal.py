@@ -47,6 +47,11 @@ class Proposal:
     spans_found: int = 0
     span_tokens: int = 0
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest run behind the prefix that others wrote or read first; 0 if there is none."""
+        return max((one.tokens for one in self.segments if one.slot is not None), default=0)
+
 
 def pick(block: KVBlock, tokens: Tensor) -> KVBlock:
     """Some tokens of a block, by index `[n]`."""

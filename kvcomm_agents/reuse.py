@@ -107,9 +107,9 @@ class Reuse:
         """
         mode = mode or self.config.mode
         if mode == "off":
-            return Choice(prefix_plan(len(ids), []))
+            return Choice(prefix_plan(len(ids), []), reason="reuse is off")
         if mode == "exact" or not self._learns:
-            choice = self._exact(ids, namespace)
+            choice = self._exact(ids, namespace, "exact mode" if mode == "exact" else "nothing is learned here")
         else:
             prefix = self._prefix(ids, namespace, exact=False)
             start = prefix[-1].stop if prefix else 0
@@ -129,28 +129,32 @@ class Reuse:
         proposal: Proposal,
     ) -> Choice:
         memory = self.memory(namespace)
-        if agent in self.config.exact_agents or (proposal.judge and self.config.exact_judges):
-            return self._exact(ids, namespace)
+        if agent in self.config.exact_agents:
+            return self._exact(ids, namespace, "one of exact_agents")
+        if proposal.judge and self.config.exact_judges:
+            return self._exact(ids, namespace, "answers compete in the prompt")
         tainted = any(not run.exact for run in prefix)
         if proposal.features is None and not tainted:
-            return self._exact(ids, namespace)
+            return self._exact(ids, namespace, _nothing(proposal, self.config.min_placed))
         features = proposal.features or Features()
         if mode == "corrected" and features.examples < _EXAMPLES and not tainted:
-            return self._exact(ids, namespace)
+            return self._exact(ids, namespace, f"{features.examples} of {_EXAMPLES} examples")
         if mode == "corrected":
-            rung, predicted, novel = 0, memory.guard.predict(agent, 0, features), False
+            rung, predicted, novel, reason = 0, memory.guard.predict(agent, 0, features), False, "corrected mode"
         else:
             decision = memory.guard.decide(agent, features)
             logger.debug("%s: %s", agent, decision)
             if decision.rung is None:
                 tried = self._random.random() < _TRIED
-                return replace(self._exact(ids, namespace), audited=tried)
-            rung, predicted, novel = decision.rung, decision.predicted, decision.novel
+                return replace(self._exact(ids, namespace, decision.reason), audited=tried)
+            rung, predicted, novel, reason = decision.rung, decision.predicted, decision.novel, decision.reason
         plan = corrected_plan(len(ids), prefix, proposal.segments, proposal.blocks, LADDER[rung], self.config.min_span)
         if plan.is_exact:
-            return self._exact(ids, namespace)
+            return self._exact(ids, namespace, _nothing(proposal, self.config.min_placed))
         audited = novel or self._random.random() < self._audit_chance(namespace, agent)
-        return Choice(plan, rung, proposal.segments, proposal.features, predicted, audited=audited, learns=True)
+        return Choice(
+            plan, rung, proposal.segments, proposal.features, predicted, audited=audited, learns=True, reason=reason
+        )
 
     def remember(
         self,
@@ -228,8 +232,9 @@ class Reuse:
         young = self.config.audit_share > 0 and audits < _ALL_AUDITED
         return 1.0 if young else self.config.audit_share * (1 + _YOUNG / (5 + audits))
 
-    def _exact(self, ids: Sequence[int], namespace: str) -> Choice:
-        return Choice(prefix_plan(len(ids), self._prefix(ids, namespace, exact=True)), learns=self._learns)
+    def _exact(self, ids: Sequence[int], namespace: str, reason: str) -> Choice:
+        plan = prefix_plan(len(ids), self._prefix(ids, namespace, exact=True))
+        return Choice(plan, learns=self._learns, reason=reason)
 
     def _prefix(self, ids: Sequence[int], namespace: str, *, exact: bool) -> list[Placed]:
         return prefix_runs(self.store.match(namespace, ids[:-1], exact=exact), self.config.min_prefix)
@@ -285,5 +290,12 @@ class Reuse:
         if choice.rung is not None and choice.features is not None:
             record = AuditRecord(agent, choice.rung, choice.features, found.mean, choice.predicted)
             memory.guard.learn(record)
-            self.on_audit(AuditReport(agent, choice.rung_name, found.mean, choice.predicted))
+            self.on_audit(AuditReport(agent, choice.rung_name, found.mean, choice.predicted, namespace))
         self._learn_exact(memory, agent, ids, output, prefix, segments, true, logits, choice.rung)
+
+
+def _nothing(proposal: Proposal, least: int) -> str:
+    """Why nothing of a prompt is placed."""
+    if not proposal.longest:
+        return "nothing shared behind the prefix"
+    return f"shared runs of {proposal.longest} tokens at most" + (f" < {least}" if proposal.longest < least else "")

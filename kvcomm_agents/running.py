@@ -74,6 +74,7 @@ class Running:
             namespace=request.namespace,
             rung=self.choice.rung_name,
             predicted_divergence=self.choice.predicted,
+            reason=self.choice.reason,
             conversation=request.conversation,
             spans_found=self.choice.spans_found,
             span_tokens=self.choice.span_tokens,

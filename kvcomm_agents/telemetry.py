@@ -68,11 +68,11 @@ class RequestReport:
     passes over the computed tokens, which other requests share; `ttft_s` from submission to the first token
     and `total_s` to the last, so both count waiting. `started_at` is the submission, in Unix seconds.
     `rung` says how much was computed (`exact`, `dense`, or a rung of the ladder) and
-    `predicted_divergence` what the guard expected of it, mean KL per token in nats. `runs` covers the
-    prompt. A request that failed, was cancelled or ran out of time has `error`; its prompt's tokens are
-    those of its plan, computed or not by then, and all 0 if it never got one. `spans_found` and
-    `span_tokens` count what others wrote that was found in the prompt, placed or not; 0 where it was not
-    looked for, in exact mode.
+    `predicted_divergence` what the guard expected of it, mean KL per token in nats; `reason` says in a few
+    words why no less was computed. `runs` covers the prompt. A request that failed, was cancelled or ran out
+    of time has `error`; its prompt's tokens are those of its plan, computed or not by then, and all 0 if it
+    never got one. `spans_found` and `span_tokens` count what others wrote that was found in the prompt,
+    placed or not; 0 where it was not looked for, in exact mode.
     """
 
     agent: str
@@ -98,6 +98,7 @@ class RequestReport:
     span_tokens: int = 0
     model: str = ""
     error: str = ""
+    reason: str = ""
     runs: tuple[TokenRun, ...] = ()
 
     @property
@@ -136,10 +137,11 @@ class RequestReport:
         if self.error:
             came = f", {self.prompt_tokens} prompt tokens and {self.output_tokens} more" if self.prompt_tokens else ""
             return f"{who}: {self.finish_reason} after {self.total_s:.2f} s{came}, {self.error}"
+        why = f": {self.reason}" if self.reason else ""
         return (
             f"{who}: {self.prompt_tokens} prompt tokens = {self.computed_tokens} computed"
             f" + {self.placed_exact_tokens} placed exact + {self.placed_corrected_tokens} placed corrected"
-            f" ({self.rung}, predicted divergence {self.predicted_divergence:.4f});"
+            f" ({self.rung}, predicted divergence {self.predicted_divergence:.4f}{why});"
             f" first token {1e3 * self.ttft_s:.0f} ms (queue {1e3 * self.queue_s:.0f},"
             f" match {1e3 * self.match_s:.1f}, assemble {1e3 * self.assemble_s:.1f},"
             f" prefill {1e3 * self.prefill_s:.0f});"
@@ -156,12 +158,14 @@ class AuditReport:
         rung: how much had been computed.
         divergence: mean KL per token, nats.
         predicted: what the guard had expected.
+        namespace: whose it was.
     """
 
     agent: str
     rung: str
     divergence: float
     predicted: float
+    namespace: str = "default"
 
     def __str__(self) -> str:
         return f"audit of {self.agent} ({self.rung}): KL {self.divergence:.4f}, predicted {self.predicted:.4f}"

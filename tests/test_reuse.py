@@ -69,7 +69,9 @@ def test_the_guard_computes_until_it_has_measured(speaker: LoadedModel) -> None:
     engine = made(speaker, mode="auto", max_divergence=100.0)
     reports = [chain(engine, question)[1].report for question in QUESTIONS]
     assert reports[0].placed_corrected_tokens == reports[1].placed_corrected_tokens == 0
+    assert (reports[0].reason, reports[1].reason) == ("0 of 4 audits", "0 of 4 audits")
     assert reports[-1].placed_corrected_tokens > 0
+    assert reports[-1].reason in ("within the bound", "novel text")
     assert 0 < reports[-1].predicted_divergence < 100
     engine.close()
 
@@ -77,7 +79,32 @@ def test_the_guard_computes_until_it_has_measured(speaker: LoadedModel) -> None:
 def test_the_guard_never_lets_through_what_it_expects_to_be_too_far(speaker: LoadedModel) -> None:
     engine = made(speaker, mode="auto", max_divergence=1e-9)
     for question in QUESTIONS:
-        assert chain(engine, question)[1].report.placed_corrected_tokens == 0
+        report = chain(engine, question)[1].report
+        assert report.placed_corrected_tokens == 0
+    assert report.reason.startswith("predicted ")
+    assert report.reason.endswith(" > 1e-09")
+    assert report.reason in str(report)
+    engine.close()
+
+
+@pytest.mark.parametrize(
+    ("reuse", "asked", "reason"),
+    [
+        ({"mode": "auto"}, "off", "reuse is off"),
+        ({"mode": "auto"}, "exact", "exact mode"),
+        ({"mode": "exact"}, "auto", "nothing is learned here"),
+        ({"mode": "auto", "exact_agents": frozenset({"critic"})}, None, "one of exact_agents"),
+        ({"mode": "corrected"}, None, "0 of 2 examples"),
+        ({"mode": "auto", "min_placed": 200}, None, "tokens at most < 200"),
+    ],
+)
+def test_reports_say_why_nothing_was_placed(speaker: LoadedModel, reuse: dict, asked: str, reason: str) -> None:
+    engine = made(speaker, **reuse)
+    report = chain(engine, QUESTIONS[0], reuse=asked)[1].report
+    assert report.placed_corrected_tokens == 0
+    assert report.reason.endswith(reason)
+    first = call(engine, "reader", "nobody has said this before").report
+    assert first.reason == ("nothing is learned here" if reuse["mode"] == "exact" else "nothing shared behind the prefix")
     engine.close()
 
 
@@ -101,7 +128,8 @@ def test_exact_agents_and_judges_get_no_approximate_kv(speaker: LoadedModel) -> 
     for question in QUESTIONS[:4]:
         answers = [call(engine, name, f"Q: {question}\nA:").text for name in ("left hand", "right", "third one")]
         text = f"The question: {question}\nOne: {answers[0]}\nTwo: {answers[1]}\nThree: {answers[2]}\nWhich is best?"
-        assert call(engine, "judge", text).report.placed_corrected_tokens == 0
+        judged = call(engine, "judge", text).report
+        assert (judged.placed_corrected_tokens, judged.reason) == (0, "answers compete in the prompt")
         retold = call(engine, "editor", f"Question: {question}\nAnswer: {answers[0]}\nSay it shorter.").report
         assert call(engine, "judge", text + " Again?").report.placed_corrected_tokens == 0
     assert retold.placed_corrected_tokens > 0
