@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from .request import Completion, Request, TextChunk
 from .tools import Call, CallParser, CallPiece
+from .turns import KEY
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -31,6 +34,16 @@ class Answer:
         """In OpenAI's words: `tool_calls` if it stopped in order to have them run."""
         reason = self.completion.finish_reason
         return "tool_calls" if reason == "stop" and any(call.complete for call in self.calls) else reason
+
+    @property
+    def tags(self) -> dict[str, Any]:
+        """For the metadata of its message: the tags of its spans, which `carried_tags` finds there."""
+        return {KEY: {"spans": list(self.completion.spans)}} if self.completion.spans else {}
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """For the metadata of its message, where they are also read by people: the report, and the tags."""
+        return {KEY: {**self.completion.report.as_dict(), "spans": list(self.completion.spans)}}
 
 
 class AnswerReader:
@@ -59,6 +72,22 @@ class AnswerReader:
         rest = self._parser.flush()
         parsed = self._parser.parsed
         return rest, Answer(parsed.text, tuple(parsed.calls), completion)
+
+
+async def stream_answer(request: Request, engine: Engine) -> AsyncGenerator[str | Answer, None]:
+    """Text as it is written, then the whole answer. Close it: that is what cancels the request if it still runs."""
+    reader = AnswerReader(request, engine)
+    async with aclosing(cast("AsyncGenerator[TextChunk | Completion, None]", engine.astream(request))) as events:
+        async for event in events:
+            if isinstance(event, TextChunk):
+                text, _ = reader.push(event)
+                if text:
+                    yield text
+                continue
+            rest, answer = reader.finish(event)
+            if rest:
+                yield rest
+            yield answer
 
 
 def read_answer(completion: Completion, request: Request, engine: Engine) -> Answer:

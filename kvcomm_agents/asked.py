@@ -59,17 +59,22 @@ def to_choice(choice: Any, names: Sequence[str]) -> tuple[ToolChoice, str | None
     raise ConfigError(f"tool_choice={choice!r} is no word, bool, name of a tool or dict")
 
 
-def to_schema(response_format: Mapping[str, Any] | None) -> tuple[dict[str, Any] | None, bool]:
+def to_schema(response_format: Mapping[str, Any] | type | None) -> tuple[dict[str, Any] | None, bool]:
     """The schema that a `response_format` asks for, and whether the prompt is to show it.
 
-    Taken are OpenAI's dicts, and a schema itself. `json_object` may carry a `schema` too: it binds the
-    answer, and the prompt stays the app's own.
+    Taken are OpenAI's dicts, a schema itself, and pydantic classes. `json_object` may carry a `schema` too:
+    it binds the answer, and the prompt stays the app's own.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: it is none of these.
     """
     if response_format is None:
         return None, False
+    if isinstance(response_format, type):
+        schema_of = getattr(response_format, "model_json_schema", None)
+        if schema_of is None:
+            raise ConfigError(f"response_format={response_format.__name__} is a class without a JSON schema")
+        return dict(schema_of()), True
     kind = response_format.get("type")
     if kind == "text":
         return None, False

@@ -9,6 +9,9 @@ from typing import Any
 from .errors import PromptError
 from .request import Message
 
+KEY = "kvcomm"
+"""Under which messages carry what is ours, in whatever metadata their framework keeps."""
+
 # Other names of the same roles.
 ROLES = {"human": "user", "ai": "assistant", "developer": "system", "function": "tool"}
 
@@ -38,6 +41,21 @@ def content_text(content: str | Sequence[Any] | None, role: str) -> str:
         else:
             raise PromptError(f"a {kind!r} block in a {role} message cannot be part of a prompt: only text can")
     return "".join(pieces)
+
+
+def carried_tags(*carriers: Any) -> tuple[str, ...]:
+    """Tags of spans that a message carries since it was an answer of ours (`Answer.metadata`).
+
+    Args:
+        carriers: its metadata, wherever it may have them; the first with tags is taken. What is no
+            mapping, or holds none, is passed over.
+    """
+    for carrier in carriers:
+        ours = carrier.get(KEY) if isinstance(carrier, Mapping) else None
+        tags = ours.get("spans") if isinstance(ours, Mapping) else None
+        if isinstance(tags, list | tuple):
+            return tuple(tag for tag in tags if isinstance(tag, str))
+    return ()
 
 
 def call_turn(id: str | None, name: str, arguments: str | Mapping[str, Any]) -> dict[str, Any]:

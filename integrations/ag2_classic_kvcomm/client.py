@@ -18,7 +18,6 @@ from autogen.oai.oai_models import (
     Choice,
     CompletionUsage,
 )
-from pydantic import BaseModel
 
 from kvcomm_agents.answer import Answer, AnswerReader
 from kvcomm_agents.asked import to_specs
@@ -76,10 +75,6 @@ class KVCommModelClient:
         """
         messages = from_openai(params["messages"])
         options = {name: value for name, value in params.items() if name not in _IGNORED | (_SETTINGS - CALL_OPTIONS)}
-        asked = options.get("response_format")
-        if isinstance(asked, type) and issubclass(asked, BaseModel):
-            schema = {"name": asked.__name__, "schema": asked.model_json_schema()}
-            options["response_format"] = {"type": "json_schema", "json_schema": schema}
         request = self._settings.request(
             messages, to_specs(params.get("tools") or ()), options, selects=_selects(messages)
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from ag2.config.client import LLMClient
@@ -20,8 +21,8 @@ from ag2.tools.schemas import ToolSchema
 from ag2.utils import AGENT_CONTEXT_DEPENDENCY_KEY
 from fast_depends.library.serializer import SerializerProto
 
-from kvcomm_agents.answer import Answer, AnswerReader
-from kvcomm_agents.request import Request, TextChunk
+from kvcomm_agents.answer import Answer, stream_answer
+from kvcomm_agents.request import Request
 from kvcomm_agents.settings import ClientSettings
 
 from .messages import to_messages, to_tools, to_usage
@@ -61,7 +62,7 @@ class KVCommClient(LLMClient):
         if response_schema is not None:
             prompt += [response_schema.system_prompt] if response_schema.system_prompt else []
             if response_schema.json_schema:
-                schema = {"name": response_schema.name, "schema": response_schema.json_schema}
+                schema = {"schema": response_schema.json_schema}
                 options["response_format"] = {"type": "json_schema", "json_schema": schema}
         specs = to_tools(tools)
         if not specs:
@@ -75,8 +76,7 @@ class KVCommClient(LLMClient):
         )
         engine = self._settings.engine(options.get("model"))
         answer = await self._answer(engine, request, context)
-        report = answer.completion.report.as_dict()
-        message = ModelMessage(answer.text, metadata={"kvcomm": report}) if answer.text else None
+        message = ModelMessage(answer.text, metadata=answer.metadata) if answer.text else None
         if message is not None:
             await context.send(message)
         calls = [ToolCallEvent(call.name, id=call.id, arguments=call.arguments) for call in answer.calls]
@@ -90,17 +90,8 @@ class KVCommClient(LLMClient):
         )
 
     async def _answer(self, engine: Engine, request: Request, context: ConversationContext) -> Answer:
-        reader, events = AnswerReader(request, engine), engine.astream(request)
-        try:
-            async for event in events:
-                if isinstance(event, TextChunk):
-                    text, _ = reader.push(event)
-                else:
-                    text, answer = reader.finish(event)
-                if text and self._streaming:
-                    await context.send(ModelMessageChunk(text))
-        finally:
-            close = getattr(events, "aclose", None)
-            if close is not None:
-                await close()  # cancels the request if it still runs
-        return answer
+        async with aclosing(stream_answer(request, engine)) as pieces:
+            while isinstance(piece := await anext(pieces), str):
+                if self._streaming:
+                    await context.send(ModelMessageChunk(piece))
+        return piece

@@ -23,7 +23,7 @@ from kvcomm_agents.answer import Answer
 from kvcomm_agents.asked import to_specs
 from kvcomm_agents.errors import PromptError
 from kvcomm_agents.request import Message, ToolSpec
-from kvcomm_agents.turns import call_turn
+from kvcomm_agents.turns import call_turn, carried_tags
 
 
 def to_messages(prompt: Iterable[str], events: Sequence[BaseEvent], serializer: SerializerProto) -> tuple[Message, ...]:
@@ -35,12 +35,14 @@ def to_messages(prompt: Iterable[str], events: Sequence[BaseEvent], serializer: 
     turns = [Message("system", text) for text in prompt]
     for event in events:
         if isinstance(event, ModelRequest):
-            turns += [Message("user", _text(part, serializer)) for part in event.parts]
+            for part in event.parts:
+                turns.append(Message("user", _text(part, serializer), spans=carried_tags(part.metadata)))
         elif isinstance(event, CompactionSummary):
             turns.append(Message("user", event.summary))
         elif isinstance(event, ModelResponse):
             calls = [call_turn(call.id, call.name, call.arguments) for call in event.tool_calls.calls]
-            turns.append(Message("assistant", event.content or "", extra={"tool_calls": calls} if calls else {}))
+            called, tags = {"tool_calls": calls} if calls else {}, carried_tags(event.metadata)
+            turns.append(Message("assistant", event.content or "", extra=called, spans=tags))
         elif isinstance(event, ToolResultsEvent):
             for one in event.results:
                 text = "\n".join(_text(part, serializer) for part in one.result.parts)

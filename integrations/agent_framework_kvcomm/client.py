@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import uuid4
 
@@ -19,11 +20,11 @@ from agent_framework import (
 from agent_framework.observability import ChatTelemetryLayer
 from typing_extensions import Unpack
 
-from kvcomm_agents.answer import Answer, AnswerReader, read_answer
-from kvcomm_agents.request import Request, TextChunk
+from kvcomm_agents.answer import Answer, read_answer, stream_answer
+from kvcomm_agents.request import Request
 from kvcomm_agents.settings import ClientOptions, ClientSettings
 
-from .messages import SELECTOR_FORMATS, to_calls, to_messages, to_options, to_tools, to_usage
+from .messages import SELECTOR_FORMATS, to_calls, to_messages, to_options, to_tags, to_tools, to_usage
 
 if TYPE_CHECKING:
     from kvcomm_agents.engine import Engine
@@ -82,7 +83,7 @@ class KVCommChatClient(
     async def _response(self, messages: Sequence[Message], options: Mapping[str, Any]) -> ChatResponse[Any]:
         engine, request = await self._request(messages, options)
         answer = read_answer(await engine.agenerate(request), request, engine)
-        said = [Content.from_text(answer.text)] if answer.text else []
+        said = [Content.from_text(answer.text, additional_properties=answer.tags)] if answer.text else []
         return ChatResponse(
             messages=[Message("assistant", [*said, *to_calls(answer)])],
             response_id=f"kvcomm-{uuid4().hex}",
@@ -90,34 +91,26 @@ class KVCommChatClient(
             finish_reason=_finish_reason(answer),
             usage_details=to_usage(answer),
             response_format=options.get("response_format"),
-            additional_properties={"kvcomm": answer.completion.report.as_dict()},
+            additional_properties=answer.metadata,
         )
 
     async def _updates(
         self, messages: Sequence[Message], options: Mapping[str, Any]
     ) -> AsyncIterator[ChatResponseUpdate]:
         engine, request = await self._request(messages, options)
-        reader, events = AnswerReader(request, engine), engine.astream(request)
         told: dict[str, Any] = {"role": "assistant", "response_id": f"kvcomm-{uuid4().hex}", "model": engine.name}
-        try:
-            async for event in events:
-                if isinstance(event, TextChunk):
-                    text, _ = reader.push(event)
-                    if text:
-                        yield ChatResponseUpdate(contents=[Content.from_text(text)], **told)
+        async with aclosing(stream_answer(request, engine)) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, str):
+                    yield ChatResponseUpdate(contents=[Content.from_text(piece)], **told)
                     continue
-                rest, answer = reader.finish(event)
-                usage = Content.from_usage(to_usage(answer))
+                usage = Content.from_usage(to_usage(piece))
                 yield ChatResponseUpdate(
-                    contents=[*([Content.from_text(rest)] if rest else []), *to_calls(answer), usage],
-                    finish_reason=_finish_reason(answer),
-                    additional_properties={"kvcomm": event.report.as_dict()},
+                    contents=[*to_tags(piece), *to_calls(piece), usage],
+                    finish_reason=_finish_reason(piece),
+                    additional_properties=piece.metadata,
                     **told,
                 )
-        finally:
-            close = getattr(events, "aclose", None)
-            if close is not None:
-                await close()  # cancels the request if it still runs
 
     async def _request(self, messages: Sequence[Message], options: Mapping[str, Any]) -> tuple[Engine, Request]:
         given = await self._validate_options(options)

@@ -7,13 +7,12 @@ from typing import Any
 
 from agent_framework import Content, FunctionTool, UsageDetails, validate_tool_mode
 from agent_framework import Message as FrameworkMessage
-from pydantic import BaseModel
 
 from kvcomm_agents.answer import Answer
 from kvcomm_agents.asked import to_specs
 from kvcomm_agents.errors import ConfigError, PromptError
 from kvcomm_agents.request import Message, ToolSpec
-from kvcomm_agents.turns import call_turn
+from kvcomm_agents.turns import call_turn, carried_tags
 
 SELECTOR_FORMATS = frozenset({"AgentOrchestrationOutput"})
 """Answers by which a group chat's orchestrator says who is to speak next."""
@@ -53,7 +52,9 @@ def to_messages(messages: Sequence[FrameworkMessage], instructions: str | None =
                 )
         if said or calls or not results:
             called = {"tool_calls": calls} if calls else {}
-            turns.append(Message(message.role, "".join(said), message.author_name, called))
+            carriers = [message.additional_properties, *(content.additional_properties for content in message.contents)]
+            tags = carried_tags(*carriers)
+            turns.append(Message(message.role, "".join(said), message.author_name, called, tags))
         turns += results
     return tuple(turns)
 
@@ -99,10 +100,6 @@ def to_options(options: Mapping[str, Any], *, tools: bool) -> dict[str, Any]:
     if unsupported := given.keys() & _UNSUPPORTED:
         raise ConfigError(f"{', '.join(sorted(unsupported))} cannot be had here; repetition_penalty can")
     given = {_NAMES.get(name, name): value for name, value in given.items()}
-    asked = given.get("response_format")
-    if isinstance(asked, type) and issubclass(asked, BaseModel):
-        schema = {"name": asked.__name__, "schema": asked.model_json_schema()}
-        given["response_format"] = {"type": "json_schema", "json_schema": schema}
     mode = validate_tool_mode(options.get("tool_choice"))
     if mode is not None and mode["mode"] != "auto" and (tools or mode["mode"] == "required"):
         given["tool_choice"] = mode.get("required_function_name") or mode["mode"]
@@ -118,6 +115,14 @@ def to_usage(answer: Answer) -> UsageDetails:
         total_token_count=report.prompt_tokens + report.output_tokens,
         cache_read_input_token_count=report.placed_tokens,
     )
+
+
+def to_tags(answer: Answer) -> list[Content]:
+    """What a stream ends its text with: nothing but the tags of its spans.
+
+    The framework puts the pieces together and keeps their properties; those of an update are the response's alone.
+    """
+    return [Content.from_text("", additional_properties=answer.tags)] if answer.text and answer.tags else []
 
 
 def to_calls(answer: Answer) -> list[Content]:

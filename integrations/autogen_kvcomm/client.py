@@ -6,8 +6,9 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from autogen_core import EVENT_LOGGER_NAME, CancellationToken, Component
 from autogen_core.logging import LLMCallEvent, LLMStreamEndEvent, LLMStreamStartEvent
@@ -23,15 +24,18 @@ from autogen_core.tools import Tool, ToolSchema
 from pydantic import BaseModel, RootModel
 from typing_extensions import Unpack
 
-from kvcomm_agents.answer import Answer, AnswerReader, read_answer
+from kvcomm_agents.answer import Answer, read_answer, stream_answer
 from kvcomm_agents.errors import ConfigError
 from kvcomm_agents.extras import has_llguidance
-from kvcomm_agents.request import Completion, Request
+from kvcomm_agents.request import Request
 from kvcomm_agents.settings import ClientOptions, ClientSettings
 from kvcomm_agents.telemetry import RequestReport
 
 from .identity import find_caller
 from .messages import loggable, to_messages, to_openai, to_response_format, to_result, to_tools
+
+if TYPE_CHECKING:
+    from kvcomm_agents.engine import Engine
 
 event_logger = logging.getLogger(EVENT_LOGGER_NAME)
 
@@ -125,20 +129,10 @@ class KVCommChatCompletionClient(ChatCompletionClient, Component[KVCommClientCon
             RequestError: see `kvcomm_agents.errors`.
             asyncio.CancelledError: the token was cancelled.
         """
-        request = self._request(messages, tools, tool_choice, json_output, extra_create_args)
-        engine = self._settings.engine((extra_create_args or {}).get("model"))
+        request, engine = self._prepare(messages, tools, tool_choice, json_output, extra_create_args)
         completion = await _Cancellable(cancellation_token).wait(engine.agenerate(request))
-        result = self._finished(read_answer(completion, request, engine))
-        event_logger.info(
-            LLMCallEvent(
-                messages=to_openai(request.messages),
-                response=loggable(result),
-                prompt_tokens=result.usage.prompt_tokens,
-                completion_tokens=result.usage.completion_tokens,
-                kvcomm=completion.report.as_dict(),
-            )
-        )
-        return result
+        said = to_openai(request.messages)
+        return self._finished(read_answer(completion, request, engine), LLMCallEvent, messages=said)
 
     async def create_stream(
         self,
@@ -151,38 +145,13 @@ class KVCommChatCompletionClient(ChatCompletionClient, Component[KVCommClientCon
         cancellation_token: CancellationToken | None = None,
     ) -> AsyncGenerator[str | CreateResult, None]:
         """Text as it is written, then the `CreateResult`, which holds the calls. Arguments and errors as `create`."""
-        request = self._request(messages, tools, tool_choice, json_output, extra_create_args)
-        engine = self._settings.engine((extra_create_args or {}).get("model"))
-        said = to_openai(request.messages)
-        event_logger.info(LLMStreamStartEvent(messages=said))
+        request, engine = self._prepare(messages, tools, tool_choice, json_output, extra_create_args)
+        event_logger.info(LLMStreamStartEvent(messages=to_openai(request.messages)))
         cancellable = _Cancellable(cancellation_token)
-        reader = AnswerReader(request, engine)
-        events = engine.astream(request)
-        try:
-            while True:
-                event = await cancellable.wait(anext(events))
-                if isinstance(event, Completion):
-                    break
-                text, _ = reader.push(event)
-                if text:
-                    yield text
-            rest, answer = reader.finish(event)
-            if rest:
-                yield rest
-        finally:
-            close = getattr(events, "aclose", None)
-            if close is not None:
-                await close()  # cancels the request if it still runs
-        result = self._finished(answer)
-        event_logger.info(
-            LLMStreamEndEvent(
-                response=loggable(result),
-                prompt_tokens=result.usage.prompt_tokens,
-                completion_tokens=result.usage.completion_tokens,
-                kvcomm=event.report.as_dict(),
-            )
-        )
-        yield result
+        async with aclosing(stream_answer(request, engine)) as pieces:
+            while isinstance(piece := await cancellable.wait(anext(pieces)), str):
+                yield piece
+        yield self._finished(piece, LLMStreamEndEvent)
 
     async def close(self) -> None:
         """Nothing to do: the engine is the process's, and other clients may use it."""
@@ -228,14 +197,14 @@ class KVCommChatCompletionClient(ChatCompletionClient, Component[KVCommClientCon
     def _from_config(cls, config: KVCommClientConfig) -> Self:
         return cls(**{name: getattr(config.root, name) for name in AutoGenSettings.__dataclass_fields__})
 
-    def _request(
+    def _prepare(
         self,
         messages: Sequence[LLMMessage],
         tools: Sequence[Tool | ToolSchema],
         tool_choice: ToolChoice,
         json_output: bool | type[BaseModel] | None,
         extra: Mapping[str, Any] | None,
-    ) -> Request:
+    ) -> tuple[Request, Engine]:
         options, said = dict(extra or {}), to_messages(messages)
         response_format = to_response_format(json_output, said, self._settings.schemas)
         if response_format is not None:
@@ -245,7 +214,7 @@ class KVCommChatCompletionClient(ChatCompletionClient, Component[KVCommClientCon
         if tool_choice != "auto":  # the default of every agent, so it is no choice
             options["tool_choice"] = tool_choice.name if isinstance(tool_choice, Tool) else tool_choice
         caller = find_caller()
-        return self._settings.request(
+        request = self._settings.request(
             said,
             to_tools(tools),
             options,
@@ -253,14 +222,15 @@ class KVCommChatCompletionClient(ChatCompletionClient, Component[KVCommClientCon
             conversation=caller.conversation,
             selects=caller.selects,
         )
+        return request, self._settings.engine(options.get("model"))
 
-    def _finished(self, answer: Answer) -> CreateResult:
-        result = to_result(answer)
-        self._reports.append(answer.completion.report)
-        self._usage = RequestUsage(
-            self._usage.prompt_tokens + result.usage.prompt_tokens,
-            self._usage.completion_tokens + result.usage.completion_tokens,
-        )
+    def _finished(self, answer: Answer, event: type[LLMCallEvent | LLMStreamEndEvent], **more: Any) -> CreateResult:
+        """Count an answer, and log it as that kind of event."""
+        result, report = to_result(answer), answer.completion.report
+        self._reports.append(report)
+        usage = {"prompt_tokens": report.prompt_tokens, "completion_tokens": report.output_tokens}
+        self._usage = RequestUsage(**{name: getattr(self._usage, name) + count for name, count in usage.items()})
+        event_logger.info(event(response=loggable(result), kvcomm=report.as_dict(), **usage, **more))
         return result
 
 

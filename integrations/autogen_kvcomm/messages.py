@@ -89,7 +89,7 @@ def to_response_format(
         schema = schemas.get(json_output.__name__) or json_output.model_json_schema()
         if all(any(f'"{name}"' in message.content for message in messages) for name in _names(schema)):
             return {"type": "json_object", "schema": schema}  # as in MagenticOne's ledger prompt
-        return {"type": "json_schema", "json_schema": {"name": json_output.__name__, "schema": schema}}
+        return {"type": "json_schema", "json_schema": {"schema": schema}}
     raise ConfigError(f"json_output={json_output!r} is neither a bool nor a pydantic model class")
 
 

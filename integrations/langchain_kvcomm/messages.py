@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from langchain_core.messages import (
@@ -19,7 +19,7 @@ from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from kvcomm_agents.answer import Answer
 from kvcomm_agents.errors import PromptError
 from kvcomm_agents.request import Completion, Message
-from kvcomm_agents.turns import ROLES, call_turn, content_text
+from kvcomm_agents.turns import ROLES, call_turn, carried_tags, content_text
 
 
 def to_messages(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
@@ -51,17 +51,8 @@ def _to_message(message: BaseMessage) -> Message:
     else:
         raise PromptError(f"a {type(message).__name__} cannot be part of a prompt")
     text = content_text(message.content, role)
-    return Message(role=role, content=text, name=message.name, extra=extra, spans=_spans(message))
-
-
-def _spans(message: BaseMessage) -> tuple[str, ...]:
-    """Tags that the message carries since it was an answer of ours, whatever the app made of it."""
-    for carrier in (message.response_metadata, message.additional_kwargs):
-        report = carrier.get("kvcomm")
-        spans = report.get("spans") if isinstance(report, Mapping) else None
-        if isinstance(spans, list | tuple):
-            return tuple(span for span in spans if isinstance(span, str))
-    return ()
+    spans = carried_tags(message.response_metadata, message.additional_kwargs)
+    return Message(role=role, content=text, name=message.name, extra=extra, spans=spans)
 
 
 def to_usage(completion: Completion) -> UsageMetadata:
@@ -77,10 +68,9 @@ def to_usage(completion: Completion) -> UsageMetadata:
 
 def to_response_metadata(answer: Answer, model: str) -> dict[str, Any]:
     """What the reply carries beside its text: under `kvcomm` the engine's whole report and the tags of its spans."""
-    completion = answer.completion
     return {
         "model_name": model,
         "model_provider": "kvcomm",
         "finish_reason": answer.finish_reason,
-        "kvcomm": {**completion.report.as_dict(), "spans": list(completion.spans)},
+        **answer.metadata,
     }
