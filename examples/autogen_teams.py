@@ -1,8 +1,11 @@
-"""Every kind of AutoGen team on one local model: what its reuse saved, round by round.
+"""Every kind of AutoGen team on one local model: what its reuse saved, question by question and round by round.
 
-Needs: pip install "kvcomm-agents[autogen]". Each team has three agents and is asked a real question, once
-for each mode of reuse. The n-th round is the n-th call of every agent; shares are of the prompt tokens of
-its calls. `exact` must say word for word what `off` says.
+Needs: pip install "kvcomm-agents[autogen]". Each team has three agents, and all teams run at once. In mode
+`auto`, the product's default, they are asked `--questions` questions, with a new conversation for each, and
+what was learned of the agents stays: with the first ones the guard measures, and then it places corrected KV
+as far as its bound allows. `exact` and `off` are asked the last of these questions only; `exact` must say
+word for word what `off` says. The n-th round is the n-th call of every agent; shares are of the prompt
+tokens of its calls.
 """
 
 from __future__ import annotations
@@ -10,9 +13,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,11 +29,12 @@ from autogen_agentchat.teams import (
     SelectorGroupChat,
     Swarm,
 )
+from autogen_core.models import AssistantMessage, CreateResult, LLMMessage
 
 from autogen_kvcomm import KVCommChatCompletionClient
 from kvcomm_agents.config import EngineConfig, ReuseConfig
 from kvcomm_agents.engine import shared_engine
-from kvcomm_agents.telemetry import RequestReport
+from kvcomm_agents.telemetry import AuditReport, RequestReport
 
 ROLES = {
     "writer": "You are the writer of a small team. Answer the question in two plain sentences. Do not use lists.",
@@ -39,12 +42,22 @@ ROLES = {
     "editor": "You are the editor of a small team. Give the last answer again, better, in two plain sentences.",
 }
 QUESTIONS = [
+    "Why does the sea rise and fall twice a day on most coasts, and why not at the same hour every day? My daughter"
+    " asked me on the beach and I had no good answer for her.",
+    "Our bread comes out of the oven flat and heavy although we follow the recipe to the letter. What happens in a"
+    " dough while it rests, and what do people most often do wrong?",
+    "Why do we see the lightning before we hear the thunder, and how can one tell from the time between them how far"
+    " away a storm still is? Please say what to do if one is caught outside.",
+    "A friend says that bees will die out within ten years and that all fruit will be gone with them. How much of"
+    " that is true, and which plants need no bees at all?",
+    "How did sailors find out where they were before there were satellites? I understand the compass, but not how they"
+    " knew how far they had come on a cloudy day.",
+    "My old bicycle squeaks when I pedal uphill and is silent downhill. Where does such a noise come from, and in which"
+    " order should I look for its cause before I pay a mechanic?",
     "Why do the leaves of many trees turn red and yellow in autumn, and what does a tree gain by letting them fall?"
-    " Say it so that a child of ten would understand it, and name one tree that keeps its leaves.",
-    "Why does the sea rise and fall twice a day on most coasts, and why not at the same hour every day? Say it so that"
-    " a child of ten would understand it, and name one thing that people do with the tides.",
-    "Why do people see lightning before they hear the thunder, and how can one tell from that how far away a storm is?"
-    " Say it so that a child of ten would understand it, and name one safe place in a storm.",
+    " Some of the trees in our park stay green, which confuses the children.",
+    "What makes a good story for a long train ride with two small boys who have never been out of the city, and how"
+    " does one end it when the train arrives earlier than planned?",
 ]
 MANAGERS = {"SelectorGroupChatManager", "MagenticOneOrchestrator"}
 SELECTOR = """\
@@ -77,12 +90,21 @@ def selector(client: Client) -> Any:
     )
 
 
+class SpeaksFirst(KVCommChatCompletionClient):
+    """Speaks, and hands over in its next turn: a model of this size cannot tell when to do which."""
+
+    async def create(self, messages: Sequence[LLMMessage], **options: Any) -> CreateResult:
+        """As it is, but for the choice between speaking and calling."""
+        spoke = isinstance(messages[-1], AssistantMessage) and isinstance(messages[-1].content, str)
+        return await super().create(messages, **{**options, "tool_choice": "required" if spoke else "none"})
+
+
 def swarm(client: Client) -> Any:
-    """Each hands over to the next by a call, and a model of this size must be made to."""
-    names, made = list(ROLES), client(prefer_tools=True, max_tokens=40)
+    """Each says its part and hands over to the next by a call."""
+    names, made = list(ROLES), client(kind=SpeaksFirst)
     next_of = dict(zip(names, names[1:] + names[:1], strict=True))
     members = [AssistantAgent(n, made, system_message=text, handoffs=[next_of[n]]) for n, text in ROLES.items()]
-    return Swarm(members, max_turns=6)
+    return Swarm(members, max_turns=12)
 
 
 def graph_flow(client: Client) -> Any:
@@ -112,98 +134,183 @@ def magentic_one(client: Client) -> Any:
     return MagenticOneGroupChat(_agents(client), orchestrator, max_turns=2)
 
 
-TEAMS: dict[str, tuple[Callable[[Client], Any], int]] = {
-    "RoundRobinGroupChat": (round_robin, 1),
-    "SelectorGroupChat": (selector, 1),
-    "Swarm": (swarm, 1),
-    "GraphFlow": (graph_flow, 2),
-    "MagenticOneGroupChat": (magentic_one, 1),
+TEAMS: dict[str, Callable[[Client], Any]] = {
+    "RoundRobinGroupChat": round_robin,
+    "SelectorGroupChat": selector,
+    "Swarm": swarm,
+    "GraphFlow": graph_flow,
+    "MagenticOneGroupChat": magentic_one,
 }
-"""How each is built, and how many questions it is asked, one after the other."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a team said, and the reports of its calls in the order in which they ended."""
+    """What a team said to one question, the reports of its calls as they ended, and the audits after it."""
 
     transcript: list[tuple[str, str]]
     reports: list[RequestReport]
-    seconds: float
+    audits: list[AuditReport]
 
 
-async def run_team(name: str, model: str, max_tokens: int, mode: Any, questions: Sequence[str] = QUESTIONS) -> Run:
-    """A fresh team, in the namespace of all its like. `mode` is one of `ReuseMode`."""
-    clients: list[KVCommChatCompletionClient] = []
+class Audits:
+    """Keeps what the engine measures: an observer."""
+
+    def __init__(self) -> None:
+        self.kept: list[AuditReport] = []
+
+    def on_request(self, report: RequestReport) -> None:
+        """Nothing: clients keep their own reports."""
+
+    def on_audit(self, report: AuditReport) -> None:
+        """One more."""
+        self.kept.append(report)
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def taken(self) -> list[AuditReport]:
+        """What came since it was last asked."""
+        kept, self.kept = self.kept, []
+        return kept
+
+
+async def run_teams(
+    names: Sequence[str], model: str, max_tokens: int, mode: Any, questions: Sequence[str] = QUESTIONS[-1:]
+) -> AsyncIterator[dict[str, Run]]:
+    """All at once, each in a namespace of its own: new teams for each question. `mode` is one of `ReuseMode`."""
     config = EngineConfig(reuse=ReuseConfig(mode=mode))
+    engine, audits = shared_engine(model, config), Audits()
+    engine.observe(audits)
 
-    def client(**more: Any) -> KVCommChatCompletionClient:
-        settings = {"temperature": 0.0, "max_tokens": max_tokens, "engine_config": config, **more}
-        clients.append(KVCommChatCompletionClient(model, kv_namespace=name, **settings))
-        return clients[-1]
+    async def ask(name: str, question: str) -> tuple[list[tuple[str, str]], list[RequestReport]]:
+        clients: list[KVCommChatCompletionClient] = []
 
-    build, count = TEAMS[name]
-    team, said, started = build(client), [], time.perf_counter()
-    for question in questions[:count]:
-        result = await team.run(task=question)
-        said += [(one.source, one.to_model_text()) for one in result.messages if isinstance(one, BaseChatMessage)]
-    seconds = time.perf_counter() - started
-    shared_engine(model, config).settle()  # until all is learned that there is to be learned
-    return Run(said, [report for one in clients for report in one.reports], seconds)
+        def client(kind: Any = KVCommChatCompletionClient, **more: Any) -> Any:
+            settings = {"temperature": 0.0, "max_tokens": max_tokens, "engine_config": config, **more}
+            clients.append(kind(model, kv_namespace=name, **settings))
+            return clients[-1]
+
+        result = await TEAMS[name](client).run(task=question)
+        said = [(one.source, one.to_model_text()) for one in result.messages if isinstance(one, BaseChatMessage)]
+        reports = [report for one in clients for report in one.reports]
+        return said, sorted(reports, key=lambda report: report.started_at)
+
+    for question in questions:
+        answers = await asyncio.gather(*(ask(name, question) for name in names))
+        await asyncio.to_thread(engine.settle)  # until all is learned that there is to be learned: a pause
+        kept = audits.taken()
+        yield {
+            name: Run(said, reports, [one for one in kept if one.namespace == name])
+            for name, (said, reports) in zip(names, answers, strict=True)
+        }
 
 
-def shares(reports: Sequence[RequestReport]) -> list[dict[str, Any]]:
-    """One row for each round: prompt tokens, and the shares of them that were placed."""
+def rounds(reports: Sequence[RequestReport]) -> list[dict[str, Any]]:
+    """One row for each round: prompt tokens, and what was done to them."""
     calls: Counter[str] = Counter()
-    rounds: dict[tuple[bool, int], list[RequestReport]] = {}
+    members: dict[tuple[bool, int], list[RequestReport]] = {}
     for report in reports:
         calls[report.agent] += 1
-        rounds.setdefault((report.agent in MANAGERS, calls[report.agent]), []).append(report)
-    rows = []
-    for (manager, number), members in sorted(rounds.items()):
-        prompt = sum(report.prompt_tokens for report in members)
-        exact = sum(report.placed_exact_tokens for report in members) / prompt
-        corrected = sum(report.placed_corrected_tokens for report in members) / prompt
-        who = "manager" if manager else "agents"
-        calls_made = len(members)
-        rows.append(
-            {"who": who, "round": number, "calls": calls_made, "prompt": prompt, "exact": exact, "corrected": corrected}
+        members.setdefault((report.agent in MANAGERS, calls[report.agent]), []).append(report)
+    return [
+        {
+            "who": "manager" if manager else "agents",
+            "round": number,
+            "calls": len(made),
+            "prompt": sum(report.prompt_tokens for report in made),
+            "exact": sum(report.placed_exact_tokens for report in made),
+            "corrected": sum(report.placed_corrected_tokens for report in made),
+            "computed": sum(report.computed_tokens for report in made),
+        }
+        for (manager, number), made in sorted(members.items())
+    ]
+
+
+def as_json(run: Run) -> dict[str, Any]:
+    """A run in plain figures: its rounds, and of each call why no less was computed."""
+    return {
+        "rounds": rounds(run.reports),
+        "calls": [
+            {
+                "agent": one.agent,
+                "prompt": one.prompt_tokens,
+                "exact": one.placed_exact_tokens,
+                "corrected": one.placed_corrected_tokens,
+                "spans": one.spans_found,
+                "rung": one.rung,
+                "reason": one.reason,
+                "predicted": round(one.predicted_divergence, 4),
+            }
+            for one in run.reports
+        ],
+        "audits": [
+            {"agent": one.agent, "kl": round(one.divergence, 4), "predicted": round(one.predicted, 4)}
+            for one in run.audits
+        ],
+    }
+
+
+def same_messages(run: Run, other: Run) -> int:
+    """Messages at the beginning of two transcripts that are word for word the same."""
+    pairs = list(zip(run.transcript, other.transcript, strict=False))
+    return next((at for at, (one, two) in enumerate(pairs) if one != two), len(pairs))
+
+
+def show(name: str, mode: str, number: int, run: Run, args: argparse.Namespace) -> None:
+    """Print a run: a line for each round, and with `--calls` and `--say` more."""
+    if args.say:
+        print(*(f"{source}: {text}" for source, text in run.transcript), sep="\n")
+    for row in rounds(run.reports):
+        exact, corrected, computed = (row[kind] / row["prompt"] for kind in ("exact", "corrected", "computed"))
+        print(
+            f"{name:21}{mode:6}question {number} {row['who']:8}round {row['round']}: {row['calls']} calls,"
+            f" {row['prompt']:5} prompt tokens, {exact:4.0%} exact, {corrected:4.0%} corrected, {computed:4.0%} new",
+            flush=True,
         )
-    return rows
+    if args.calls:
+        for report in run.reports:
+            print(f"    {report}")
+    for audit in run.audits if args.calls else ():
+        print(f"    {audit}")
 
 
 async def main() -> None:
     """Run what was asked for and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="HuggingFaceTB/SmolLM2-135M-Instruct")
     parser.add_argument("--teams", nargs="*", default=list(TEAMS), choices=list(TEAMS))
-    parser.add_argument("--modes", nargs="*", default=["off", "exact"], choices=["off", "exact", "auto", "corrected"])
-    parser.add_argument("--warmup", type=int, default=0, help="teams before the one that counts, asked other questions")
-    parser.add_argument("--max-tokens", type=int, default=16)
-    parser.add_argument("--json", type=Path, help="where to write the rows as well")
-    parser.add_argument("--show", action="store_true", help="print what was said")
+    parser.add_argument("--modes", nargs="*", default=["off", "exact", "auto"], choices=["off", "exact", "auto"])
+    parser.add_argument("--questions", type=int, default=len(QUESTIONS), help="how many, of those above")
+    parser.add_argument("--max-tokens", type=int, default=48)
+    parser.add_argument("--json", type=Path, help="where to write the figures; those of other teams there are kept")
+    parser.add_argument("--say", action="store_true", help="print what was said")
+    parser.add_argument("--calls", action="store_true", help="print every call, and why no less was computed")
     args = parser.parse_args()
-    rows: list[dict[str, Any]] = []
-    for name in args.teams:
-        dense: Run | None = None
-        for mode in args.modes:
-            for turn in range(args.warmup):
-                first = 1 + turn % (len(QUESTIONS) - 1)
-                await run_team(name, args.model, args.max_tokens, mode, [*QUESTIONS[first:], *QUESTIONS[1:first]])
-            run = await run_team(name, args.model, args.max_tokens, mode)
-            dense = run if mode == "off" else dense
-            same = None if dense is None else run.transcript == dense.transcript
-            if args.show:
-                print(*(f"{source}: {text}" for source, text in run.transcript), sep="\n")
-            for row in shares(run.reports):
-                rows.append({"team": name, "mode": mode, "same": same, **row})
-                print(
-                    f"{name:22}{mode:10}{row['who']:8} round {row['round']}: {row['calls']} calls,"
-                    f" {row['prompt']:5} prompt tokens, {row['exact']:4.0%} placed exact,"
-                    f" {row['corrected']:4.0%} corrected" + ("" if same is None else f", as off: {same}"),
-                    flush=True,
-                )
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    questions = QUESTIONS[: args.questions]
+    entries: dict[str, Any] = {n: {"questions": len(questions), "max_tokens": args.max_tokens} for n in args.teams}
+    dense: dict[str, Run] = {}
+    for mode in args.modes:
+        number = 0 if mode == "auto" else len(questions) - 1
+        async for runs in run_teams(args.teams, args.model, args.max_tokens, mode, questions[number:]):
+            number += 1
+            for name, run in runs.items():
+                entries[name].setdefault(mode, []).append(as_json(run))
+                show(name, mode, number, run, args)
+                if name in dense and number == len(questions):
+                    same, messages = same_messages(run, dense[name]), len(dense[name].transcript)
+                    entries[name][f"{mode}_as_off"] = {"messages": messages, "same": same}
+                    print(f"{name:21}{mode:6}question {number}: {same} of {messages} messages as with off")
+            dense = runs if mode == "off" else dense
+            if args.json:
+                save(args, entries)
+
+
+def save(args: argparse.Namespace, entries: dict[str, Any]) -> None:
+    """Write the figures, beside those of other teams and modes that the file holds."""
+    kept = json.loads(args.json.read_text(encoding="utf-8")) if args.json.exists() else {"teams": {}}
+    teams = kept["teams"] | {name: {**kept["teams"].get(name, {}), **entry} for name, entry in entries.items()}
+    made = {"model": args.model.rpartition("/")[2], "teams": teams}
+    args.json.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
