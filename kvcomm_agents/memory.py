@@ -82,7 +82,8 @@ class Memory:
         segments = after(whole, start)
         blocks, features = self.blocks(agent, segments)
         found = [one.tokens for one in whole if one.kind == "span"]
-        return Proposal(segments, blocks, features, competing(whole, self.library), len(found), sum(found))
+        judge = competing(whole, self.library, list(zip(cuts[::2], cuts[1::2], strict=False)))
+        return Proposal(segments, blocks, features, judge, len(found), sum(found))
 
     def blocks(self, agent: str, segments: Sequence[Segment]) -> tuple[dict[int, KVBlock], Features | None]:
         """The KV to place for each segment that has any, by its index, and what the guard wants to know."""

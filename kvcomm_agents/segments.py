@@ -129,16 +129,29 @@ def _place(ids: Sequence[int], before: Sequence[Segment], start: int) -> str:
     return hashlib.blake2b(repr(tuple(context)).encode(), digest_size=6).hexdigest()
 
 
-def competing(segments: Sequence[Segment], library: SpanLibrary) -> bool:
+def competing(segments: Sequence[Segment], library: SpanLibrary, contents: Sequence[tuple[int, int]] = ()) -> bool:
     """Whether a prompt puts answers side by side whose authors did not see each other's.
 
     Two agents' outputs compete if both read a common source and neither read the other: candidates
     before a judge, a voter or a selector.
+
+    Args:
+        segments: of the prompt.
+        library: the spans of its namespace.
+        contents: `(start, stop)` of its messages. What the reader itself wrote outside of them is a call
+            that the template wrote down, and no candidate; other agents are seldom shown it.
     """
-    outputs = {one.span: library[one.span] for one in segments if one.kind == "span"}
+    outputs = {one.span: library[one.span] for one in segments if one.kind == "span" and not _called(one, contents)}
     spans = [span for span in outputs.values() if span.origin == "output"]
     return any(
         a.sources & b.sources and a.id not in b.sources and b.id not in a.sources
         for index, a in enumerate(spans)
         for b in spans[:index]
     )
+
+
+def _called(one: Segment, contents: Sequence[tuple[int, int]]) -> bool:
+    """Whether a segment is a call of the agent whose prompt it stands in."""
+    inside = sum(max(min(one.stop, stop) - max(one.start, start), 0) for start, stop in contents)
+    own = one.slot is not None and one.written and one.producer == one.slot.agent
+    return own and bool(contents) and 2 * inside < one.tokens

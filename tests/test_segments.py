@@ -79,6 +79,20 @@ def test_answers_compete_if_neither_author_read_the_other() -> None:
     assert not competing(segment([*ANSWER, *MIDDLE, *OTHER], "c", chained), chained)
 
 
+def test_an_agents_own_calls_are_no_candidates_before_it() -> None:
+    known = SpanLibrary(1 << 20, min_span=12)
+    question = known.add(QUESTION, block(30), producer="a", origin="prompt", exact=True)
+    assert question is not None
+    for ids, agent in ((ANSWER, "a"), (OTHER, "b")):
+        known.add(ids, block(len(ids)), producer=agent, origin="output", exact=True, sources=frozenset({question.id}))
+    prompt, first = [*ANSWER, *MIDDLE, *OTHER], (0, len(ANSWER))
+    last = (len(ANSWER) + len(MIDDLE), len(prompt))
+    assert not competing(segment(prompt, "a", known), known, [last]), "what a wrote stands in no message: a call"
+    assert competing(segment(prompt, "a", known), known, [first, last]), "an answer of its own"
+    assert competing(segment(prompt, "a", known), known), "nobody knows where messages stand"
+    assert competing(segment(prompt, "c", known), known, [last]), "c is shown both"
+
+
 def test_answers_compete_although_their_source_has_another_donor_now() -> None:
     known = SpanLibrary(1 << 20, min_span=12)
     rough = known.add(QUESTION, block(30), producer="a", origin="prompt", exact=False)
