@@ -63,7 +63,7 @@ MANAGERS = {"SelectorGroupChatManager", "MagenticOneOrchestrator"}
 SELECTOR = """\
 {history}
 
-The next speaker must be one of {participants}. Complete the sentence with one name: The next speaker is the"""
+The next speaker must be one of {participants}. Say as JSON who it is."""
 
 Client = Callable[..., KVCommChatCompletionClient]
 
@@ -78,15 +78,25 @@ def round_robin(client: Client) -> Any:
     return RoundRobinGroupChat(_agents(client), max_turns=6)
 
 
+class Picks(KVCommChatCompletionClient):
+    """Picks a name from those it may choose: a model of this size often names nobody, or several."""
+
+    async def create(self, messages: Sequence[LLMMessage], **options: Any) -> CreateResult:
+        """As it is, but the answer is JSON with one name."""
+        names = [name for name in ROLES if name in str(messages[0].content).rpartition("must be one of")[2]]
+        schema = {"type": "object", "properties": {"name": {"enum": names}}, "required": ["name"]}
+        asked = {"response_format": {"type": "json_object", "schema": schema}}
+        return await super().create(messages, **{**options, "extra_create_args": asked})
+
+
 def selector(client: Client) -> Any:
-    """A model chooses who speaks; where it names nobody, AutoGen goes on with who spoke last."""
+    """A model chooses who speaks."""
     return SelectorGroupChat(
         _agents(client),
-        client(max_tokens=8),
+        client(kind=Picks, max_tokens=16),
         max_turns=6,
         selector_prompt=SELECTOR,
         allow_repeated_speaker=False,
-        max_selector_attempts=2,
     )
 
 
@@ -227,8 +237,9 @@ def rounds(reports: Sequence[RequestReport]) -> list[dict[str, Any]]:
 
 
 def as_json(run: Run) -> dict[str, Any]:
-    """A run in plain figures: its rounds, and of each call why no less was computed."""
+    """What was said, and in plain figures the rounds, the audits, and of each call why no less was computed."""
     return {
+        "said": run.transcript,
         "rounds": rounds(run.reports),
         "calls": [
             {
@@ -248,12 +259,6 @@ def as_json(run: Run) -> dict[str, Any]:
             for one in run.audits
         ],
     }
-
-
-def same_messages(run: Run, other: Run) -> int:
-    """Messages at the beginning of two transcripts that are word for word the same."""
-    pairs = list(zip(run.transcript, other.transcript, strict=False))
-    return next((at for at, (one, two) in enumerate(pairs) if one != two), len(pairs))
 
 
 def show(name: str, mode: str, number: int, run: Run, args: argparse.Namespace) -> None:
@@ -287,30 +292,31 @@ async def main() -> None:
     parser.add_argument("--calls", action="store_true", help="print every call, and why no less was computed")
     args = parser.parse_args()
     questions = QUESTIONS[: args.questions]
-    entries: dict[str, Any] = {n: {"questions": len(questions), "max_tokens": args.max_tokens} for n in args.teams}
-    dense: dict[str, Run] = {}
+    kept: dict[str, Any] = {"model": args.model.rpartition("/")[2], "max_tokens": args.max_tokens, "teams": {}}
+    if args.json and args.json.exists():
+        kept = json.loads(args.json.read_text(encoding="utf-8")) | {"max_tokens": args.max_tokens}
     for mode in args.modes:
         number = 0 if mode == "auto" else len(questions) - 1
+        for name in args.teams:
+            kept["teams"].setdefault(name, {})[mode] = []
         async for runs in run_teams(args.teams, args.model, args.max_tokens, mode, questions[number:]):
             number += 1
             for name, run in runs.items():
-                entries[name].setdefault(mode, []).append(as_json(run))
+                made = kept["teams"][name]
+                made[mode].append({"question": number, **as_json(run)})
                 show(name, mode, number, run, args)
-                if name in dense and number == len(questions):
-                    same, messages = same_messages(run, dense[name]), len(dense[name].transcript)
-                    entries[name][f"{mode}_as_off"] = {"messages": messages, "same": same}
-                    print(f"{name:21}{mode:6}question {number}: {same} of {messages} messages as with off")
-            dense = runs if mode == "off" else dense
+                if number == len(questions) and mode != "off" and made.get("off"):
+                    same, messages = same_messages(made[mode][-1]["said"], made["off"][-1]["said"])
+                    made[mode][-1]["messages_as_off"] = same
+                    print(f"{name:21}{mode:6}question {number}: {same} of {messages} messages as with off", flush=True)
             if args.json:
-                save(args, entries)
+                args.json.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
-def save(args: argparse.Namespace, entries: dict[str, Any]) -> None:
-    """Write the figures, beside those of other teams and modes that the file holds."""
-    kept = json.loads(args.json.read_text(encoding="utf-8")) if args.json.exists() else {"teams": {}}
-    teams = kept["teams"] | {name: {**kept["teams"].get(name, {}), **entry} for name, entry in entries.items()}
-    made = {"model": args.model.rpartition("/")[2], "teams": teams}
-    args.json.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+def same_messages(one: Sequence[Any], other: Sequence[Any]) -> tuple[int, int]:
+    """Messages at the beginning of two transcripts that are word for word the same, and how many the other has."""
+    pairs = [(list(a), list(b)) for a, b in zip(one, other, strict=False)]
+    return next((at for at, (a, b) in enumerate(pairs) if a != b), len(pairs)), len(other)
 
 
 if __name__ == "__main__":

@@ -103,9 +103,12 @@ def test_reports_say_why_nothing_was_placed(speaker: LoadedModel, reuse: dict, a
     report = chain(engine, QUESTIONS[0], reuse=asked)[1].report
     assert report.placed_corrected_tokens == 0
     assert report.reason.endswith(reason)
-    first = call(engine, "reader", "nobody has said this before").report
-    assert first.reason == ("nothing is learned here" if reuse["mode"] == "exact" else "nothing shared behind the prefix")
     engine.close()
+
+
+def test_a_namespace_without_others_has_nothing_to_share(corrected: Engine) -> None:
+    for text in ("nobody has said this before", "nor has anybody said that"):
+        assert call(corrected, "reader", text).report.reason == "nothing shared behind the prefix"
 
 
 def test_audits_measure_what_was_served(speaker: LoadedModel) -> None:

@@ -228,7 +228,7 @@ class KVCommChatCompletionClient(ChatCompletionClient, Component[KVCommClientCon
         """Count an answer, and log it as that kind of event."""
         result, report = to_result(answer), answer.completion.report
         self._reports.append(report)
-        usage = {"prompt_tokens": report.prompt_tokens, "completion_tokens": report.output_tokens}
+        usage: dict[str, Any] = {"prompt_tokens": report.prompt_tokens, "completion_tokens": report.output_tokens}
         self._usage = RequestUsage(**{name: getattr(self._usage, name) + count for name, count in usage.items()})
         event_logger.info(event(response=loggable(result), kvcomm=report.as_dict(), **usage, **more))
         return result
