@@ -302,21 +302,26 @@ async def main() -> None:
         async for runs in run_teams(args.teams, args.model, args.max_tokens, mode, questions[number:]):
             number += 1
             for name, run in runs.items():
-                made = kept["teams"][name]
-                made[mode].append({"question": number, **as_json(run)})
+                kept["teams"][name][mode].append({"question": number, **as_json(run)})
                 show(name, mode, number, run, args)
-                if number == len(questions) and mode != "off" and made.get("off"):
-                    same, messages = same_messages(made[mode][-1]["said"], made["off"][-1]["said"])
-                    made[mode][-1]["messages_as_off"] = same
-                    print(f"{name:21}{mode:6}question {number}: {same} of {messages} messages as with off", flush=True)
             if args.json:
                 args.json.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    for name in args.teams:
+        dense = {run["question"]: run["said"] for run in kept["teams"][name].get("off", ())}
+        for mode, made in kept["teams"][name].items():
+            for run in made:
+                if mode != "off" and run["question"] in dense:
+                    run["messages"], run["messages_as_off"] = same_messages(run["said"], dense[run["question"]])
+                    at = f"{name:21}{mode:6}question {run['question']}"
+                    print(f"{at}: {run['messages_as_off']} of {run['messages']} messages as with off")
+    if args.json:
+        args.json.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
 
 
 def same_messages(one: Sequence[Any], other: Sequence[Any]) -> tuple[int, int]:
-    """Messages at the beginning of two transcripts that are word for word the same, and how many the other has."""
+    """Messages of a transcript, and how many at its beginning stand in the other one word for word."""
     pairs = [(list(a), list(b)) for a, b in zip(one, other, strict=False)]
-    return next((at for at, (a, b) in enumerate(pairs) if a != b), len(pairs)), len(other)
+    return len(one), next((at for at, (a, b) in enumerate(pairs) if a != b), len(pairs))
 
 
 if __name__ == "__main__":
