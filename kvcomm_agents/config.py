@@ -33,7 +33,7 @@ class ReuseConfig:
         exact_agents: agents that are never given approximate KV (judges, voters, selectors).
         exact_judges: treat every prompt that holds competing answers as a judge's.
         audit_share: share of reused requests that are also prefilled densely in idle time; more while
-            few requests of an agent were. 0 is none at all.
+            few requests of an agent were. With 0 only novel text is, and exact requests are still tried on rungs.
         min_prefix: tokens; a shorter prefix hit is not worth the copy and is computed.
         min_span: tokens; shorter texts are not recognised as spans.
         min_placed: tokens; spans of which fewer stand in a prompt are computed: they cost little, and
