@@ -152,6 +152,7 @@ def competing(segments: Sequence[Segment], library: SpanLibrary, contents: Seque
 
 def _called(one: Segment, contents: Sequence[tuple[int, int]]) -> bool:
     """Whether a segment is a call of the agent whose prompt it stands in."""
+    if not contents or one.slot is None or not one.written or one.producer != one.slot.agent:
+        return False
     inside = sum(max(min(one.stop, stop) - max(one.start, start), 0) for start, stop in contents)
-    own = one.slot is not None and one.written and one.producer == one.slot.agent
-    return own and bool(contents) and 2 * inside < one.tokens
+    return 2 * inside < one.tokens
