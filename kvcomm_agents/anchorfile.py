@@ -22,7 +22,7 @@ from .correction.base import Example, Slot
 from .errors import StoreError
 from .gguf import file_sha256
 from .kv import KVBlock
-from .manifest import EXTRA, MANIFEST, PARTS, Manifest, Owner, Row, locked, now
+from .manifest import DATA, EXTRA, MANIFEST, PARTS, Manifest, Owner, Row, locked, now
 
 Saved = tuple[Slot, Example, int]
 """A slot, an example at it, and how often it was found."""
@@ -68,7 +68,7 @@ def _write(folder: Path, owner: Owner, anchors: Sequence[Saved], extra: dict[str
             data.unlink(missing_ok=True)
         raise
     _sync(folder)
-    for old in [*folder.glob("anchors-*.safetensors"), *folder.glob("anchors-*.json")]:
+    for old in [path for pattern in DATA for path in folder.glob(pattern)]:
         if old != data:
             with contextlib.suppress(OSError):  # a reader may hold it open; the next save tries again
                 old.unlink()

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .errors import StoreError
+from .manifest import WARMED
 from .planner import LADDER
 
 _FLOOR = 1e-5  # KL below this is rounding; keeps logs finite
@@ -188,11 +189,11 @@ class Guard:
 
 def _reader(agent: str, features: Features) -> str:
     """Under which name measurements are kept: of requests with warmed bases apart from those without."""
-    return f"{agent}\0warm" if features.warmed else agent
+    return agent + WARMED if features.warmed else agent
 
 
 def _is_warmed(reader: str) -> bool:
-    return reader.endswith("\0warm")
+    return reader.endswith(WARMED)
 
 
 def _mean(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:

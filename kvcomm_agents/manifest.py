@@ -26,6 +26,10 @@ EXTRA = "extra."
 """All others begin with this."""
 GUARD = "guard.records"
 """The guard's, JSON as uint8, among the others."""
+WARMED = "\0warm"
+"""Ends the name under which an agent's readings of warmed texts are kept, apart from its others."""
+DATA = ("anchors-*.safetensors", "anchors-*.json")
+"""Data files, and manifests that are being written: what the manifest does not name is a leftover."""
 
 _READABLE = (1, VERSION)
 _PATIENCE_S = 60.0  # for another process that saves to the same folder

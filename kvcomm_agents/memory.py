@@ -21,7 +21,7 @@ from .embedding import Embedder
 from .guard import Features, Guard
 from .kv import KVBlock
 from .library import Span, SpanLibrary, Tagged
-from .manifest import GUARD, MANIFEST, UNKNOWN, Owner
+from .manifest import GUARD, MANIFEST, UNKNOWN, WARMED, Owner
 from .owntext import OwnText
 from .proposal import Prepared, Proposal, distance, features_of, pick
 from .segments import Segment, after, competing, segment
@@ -32,7 +32,6 @@ logger = logging.getLogger(__name__)
 
 _SAMPLE = 48  # tokens of a span that the second corrector is asked about
 _READ = 0.9  # share of a text's tokens that counts as the text
-_WARMED = "\0warm"
 _RANKS = 16  # places in a warm-up that are told apart
 _PREPARED = 256  # corrections kept for spans about to be read
 
@@ -218,7 +217,7 @@ class Memory:
             if span.warmed and one.tokens >= _READ * span.tokens:  # learned from as such; from now on it has a donor
                 self.library.settle(span.id, one.offset, true, agent)
         self._own.keep(self.library)
-        for key in [key for key in self._prepared if key[1].agent in (agent, agent + _WARMED)]:
+        for key in [key for key in self._prepared if key[1].agent in (agent, agent + WARMED)]:
             del self._prepared[key]
 
     def foresee(self, spans: Sequence[Span]) -> None:
@@ -289,7 +288,7 @@ def _reading(span: Span, slot: Slot) -> Slot:
 
     Not a place of its own but an agent: maps of slots shrink towards their agent's, which must not mix the two.
     """
-    return replace(slot, agent=slot.agent + _WARMED) if span.warmed else slot
+    return replace(slot, agent=slot.agent + WARMED) if span.warmed else slot
 
 
 def _voice(span: Span) -> str:

@@ -17,10 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from .errors import StoreError
 from .gguf import file_sha256
-from .manifest import EXTRA, GUARD, MANIFEST, PARTS, Manifest, locked
-
-_WARMED = "\0warm"  # ends the name of an agent as a reader of warmed texts
-_OURS = (MANIFEST, "anchors-*.safetensors", "anchors-*.json")
+from .manifest import DATA, EXTRA, GUARD, MANIFEST, PARTS, WARMED, Manifest, locked
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +117,7 @@ def agents_of(saved: Saved) -> list[AgentStats]:
             kl = served.get(agent, [])
             rows.append(
                 AgentStats(
-                    agent.replace(_WARMED, " (warmed texts)"),
+                    agent.replace(WARMED, " (warmed texts)"),
                     len({manifest.anchors[index].place for index in mine}),
                     len(mine),
                     sum(shapes[f"{index}.base_keys"][0][2] for index in mine),
@@ -184,7 +181,7 @@ def _whole(saved: Saved) -> tuple[Manifest, Path]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    for pattern in _OURS:
+    for pattern in (MANIFEST, *DATA):
         yield from folder.glob(pattern)
 
 
