@@ -120,7 +120,7 @@ class Guard:
         return min(len(agents.get(agent, ())) for agents in self._by_agent)
 
     def predict(self, agent: str, rung: int, features: Features) -> float:
-        """Expected mean KL per token, with half the standard error of its level added; infinity without data."""
+        """Expected mean KL per token; infinity without data."""
         agents, reader = self._by_agent[rung], _reader(agent, features)
         if len(agents.get(reader, ())) < self.min_records:
             return math.inf
@@ -141,8 +141,8 @@ class Guard:
         squares = weights[mine] @ (flat[mine] - level) ** 2 + _SHRINK * _PRIOR_SPREAD**2
         variance = float(squares / (weight + _SHRINK))
         slope = float((features.vector() - center) @ slopes)
-        # The mean of a log-normal, at a level half a standard error up: requests are many, and their mean is bounded.
-        return float(np.exp(level + slope + variance / 2 + 0.5 * math.sqrt(variance / (weight + 1))))
+        # The mean of a log-normal: requests are many, and it is their mean that is bounded.
+        return float(np.exp(level + slope + variance / 2))
 
     def decide(self, agent: str, features: Features) -> Decision:
         """The lowest rung whose expected divergence is within the bound; dense if none is."""
