@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter, OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from .library import Span, SpanLibrary, Tagged
 from .manifest import GUARD, MANIFEST, UNKNOWN, WARMED, Owner
 from .owntext import OwnText
 from .proposal import Prepared, Proposal, distance, features_of, pick
+from .readers import Readers
 from .segments import Segment, after, competing, segment
 
 Capture = Callable[[int, int], KVBlock]  # positions start:stop of a context -> un-rotated KV
@@ -62,7 +63,7 @@ class Memory:
     second: TokenKnnCorrector = field(init=False)
     guard: Guard = field(init=False)
     _own: OwnText = field(default_factory=OwnText)
-    _readers: defaultdict[str, Counter[Slot]] = field(default_factory=lambda: defaultdict(Counter))
+    _readers: Readers = field(default_factory=Readers)
     _prepared: OrderedDict[tuple[int, Slot], Prepared] = field(default_factory=OrderedDict)
 
     def __post_init__(self) -> None:
@@ -109,7 +110,7 @@ class Memory:
     def prepare(self, span_id: int, slot: Slot) -> Prepared:
         """A span corrected for a slot, from memory if it was prepared when it was produced."""
         span = self.library[span_id]
-        slot = _reading(span, slot)
+        slot = self._reading(span, slot)
         known = self._prepared.get((span_id, slot))
         if known is not None and known.base is span.base:
             self._prepared.move_to_end((span_id, slot))
@@ -205,14 +206,14 @@ class Memory:
                 self._own.learn(agent, one, span, true)
                 continue
             base = span.base.slice(one.offset, one.offset + one.tokens)
-            slot = _reading(span, one.slot)
+            slot = _as_read(span, one.slot)
             weight = self._weight(slot, base)
             self._embed(span)
             example = Example(base, true, span.embedding, weight, one.offset)
             self.linear.learn(slot, example)
             self.second.learn(slot, example)
             self.pool.add(slot, example)
-            self._readers[_voice(span)][one.slot] += 1
+            self._readers.learn(span, one.slot)
             self.linear.solve(slot)
             if span.warmed and one.tokens >= _READ * span.tokens:  # learned from as such; from now on it has a donor
                 self.library.settle(span.id, one.offset, true, agent)
@@ -223,7 +224,7 @@ class Memory:
     def foresee(self, spans: Sequence[Span]) -> None:
         """Correct new spans for the slots that usually read their producer."""
         for span in spans:
-            for slot in self._readers.get(_voice(span), ()):
+            for slot in self._readers.often(span):
                 if span.id in self.library:
                     self._embed(span)
                     self.prepare(span.id, slot)
@@ -276,6 +277,16 @@ class Memory:
         leverage = self.linear.leverage(slot, base)
         return min(max(leverage / self.config.novel_leverage, 1.0), self.config.novel_weight)
 
+    def _reading(self, span: Span, slot: Slot) -> Slot:
+        """The slot whose map is for this span.
+
+        A place never learned from, say behind a passage that came by chance, is taken for the one where the agent
+        usually reads this voice: that is what is corrected ahead.
+        """
+        own = _as_read(span, slot)
+        usual = None if self.linear.seen(own) else self._readers.usual(span, slot.agent)
+        return own if usual is None else _as_read(span, usual)
+
     def _foreign(self, span: int, agent: str) -> bool:
         """Whether a span came from an agent's output, or from another agent's prompt."""
         if span not in self.library:
@@ -283,14 +294,9 @@ class Memory:
         return self.library[span].origin == "output" or self.library[span].producer != agent
 
 
-def _reading(span: Span, slot: Slot) -> Slot:
+def _as_read(span: Span, slot: Slot) -> Slot:
     """The slot as it reads this span: warmed bases lack what donors have, and need other corrections.
 
     Not a place of its own but an agent: maps of slots shrink towards their agent's, which must not mix the two.
     """
     return replace(slot, agent=slot.agent + WARMED) if span.warmed else slot
-
-
-def _voice(span: Span) -> str:
-    """Who a span comes from: slots are read by the same voices again and again."""
-    return f"{span.origin}:{span.producer}"

@@ -261,6 +261,11 @@ class LinearCorrector:
         with self._lock:
             return self._table.knows(slot)
 
+    def seen(self, slot: Slot) -> bool:
+        """Whether the slot itself was learned from."""
+        with self._lock:
+            return self._table.get(slot) is not None
+
     def forget(self, agent: str | None = None) -> None:
         """Forget an agent, or everything. The basis stays: it says what tokens look like, not who sent them."""
         with self._lock:
