@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 NAME = "kvcomm_ragged"
 _PROBE = 8  # tokens
+_PIECE = 256  # new tokens attended at once behind others: fewer pay for calls, more for keys that the mask then hides
 _FOLDED = 128  # tokens; up to here a group's heads in one product are faster, beyond, their repeated mask costs more
 
 
@@ -57,12 +58,6 @@ class Part:
         if isinstance(self.targets, slice):
             return torch.arange(self.targets.start, self.targets.stop, device=self.cache.layout.device)
         return self.targets
-
-    def mask(self) -> Tensor | None:
-        """Which positions below `end` each token sees, bool `[tokens, end]`; `None` where a plain rule says it."""
-        if isinstance(self.targets, slice) and (self.targets.start == 0 or len(self.tokens) == 1):
-            return None
-        return torch.arange(self.end, device=self.cache.layout.device) <= self.positions[:, None]
 
 
 class Ragged:
@@ -102,17 +97,40 @@ class Ragged:
         return out
 
 
+@dataclass(slots=True, eq=False)
+class _Piece:
+    """Some of a part's new tokens: which, one more than the last position they see, and what hides the rest of it."""
+
+    tokens: slice
+    end: int
+    mask: Tensor | None  # additive, made once for all layers
+
+
+def _pieces(part: Part) -> list[_Piece]:
+    """A part in pieces. Each sees no key behind its last token, so that little is computed only to be hidden."""
+    count, whole = len(part.tokens), isinstance(part.targets, slice) and part.targets.start == 0
+    if count == 1 or whole:  # a plain rule says what is seen
+        return [_Piece(slice(0, count), part.end, None)]
+    positions, device = part.positions, part.cache.layout.device
+    pieces = []
+    for start in range(0, count, _PIECE):
+        here = positions[start : start + _PIECE]
+        end = int(here[-1]) + 1
+        hidden = torch.arange(end, device=device) > here[:, None]
+        mask = part.cache.keys.new_zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
+        pieces.append(_Piece(slice(start, start + len(here)), end, mask))
+    return pieces
+
+
 class _Row:
-    """One part: views of its cache at every layer, and its mask."""
+    """One part: views of its cache at every layer, and its pieces."""
 
     def __init__(self, part: Part, where: slice) -> None:
         self.where, self.targets = where, part.targets
         cache, end = part.cache, part.end
         self._keys, self._values = cache.keys[:, :, :end].unbind(0), cache.values[:, :, :end].unbind(0)
         self._causal = isinstance(part.targets, slice) and part.targets.start == 0 and len(part.tokens) > 1
-        mask = part.mask()
-        # Additive, made once for all layers.
-        self._mask = None if mask is None else cache.keys.new_zeros(mask.shape).masked_fill_(~mask, float("-inf"))
+        self._pieces = _pieces(part)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
         keys, values = self._keys[layer], self._values[layer]
@@ -122,10 +140,15 @@ class _Row:
         else:
             keys.index_copy_(1, self.targets, key[0])
             values.index_copy_(1, self.targets, value[0])
+        seen = [self._attend(piece, query[:, :, piece.tokens], keys, values, scale) for piece in self._pieces]
+        return seen[0] if len(seen) == 1 else torch.cat(seen, dim=2)
+
+    def _attend(self, piece: _Piece, query: Tensor, keys: Tensor, values: Tensor, scale: float | None) -> Tensor:
         tokens, group = query.shape[2], query.shape[1] // keys.shape[0]
-        if self._mask is not None and len(self._mask) < group * tokens and folds(tokens, causal=self._causal):
-            self._mask = self._mask.repeat(group, 1)
-        return grouped_attention(query, keys, values, self._mask, scale, causal=self._causal)
+        if piece.mask is not None and len(piece.mask) < group * tokens and folds(tokens, causal=self._causal):
+            piece.mask = piece.mask.repeat(group, 1)
+        here = slice(0, piece.end)
+        return grouped_attention(query, keys[:, here], values[:, here], piece.mask, scale, causal=self._causal)
 
 
 def folds(tokens: int, *, causal: bool) -> bool:
