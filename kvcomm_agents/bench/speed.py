@@ -90,14 +90,8 @@ def _agent(agent: str, names: Sequence[str], rows: Sequence[Row], floors: Floors
         },
     }
     if floors is not None:
-        shown["floor"] = {
-            name: floors.of(
-                round(median(row.first.computed for row in found)),
-                round(median(row.first.exact + row.first.corrected for row in found)),
-            )
-            for name, found in mine.items()
-            if found and any(row.first.exact + row.first.corrected for row in found)
-        }
+        limits = {name: floors.of(*_work(found)) for name, found in mine.items() if found}
+        shown["floor"] = {name: limit for name, limit in limits.items() if limit is not None}
     return shown
 
 
@@ -149,10 +143,17 @@ def _others(name: str, rows: Sequence[Row], steady: Sequence[Row]) -> float | No
 
 
 def measure_floors(loaded: LoadedModel, found: Run) -> Floors:
-    """Floors for what every column computed at each agent, on the ids of the longest steady prompt."""
-    groups: dict[tuple[str, str], list[int]] = {}
+    """Floors for what was computed and placed at each agent, by the columns that ever placed corrected KV."""
+    placing = {row.column for row in found.steady if row.first.corrected}
+    groups: dict[tuple[str, str], list[Row]] = {}
     for row in found.steady:
-        if row.first.exact + row.first.corrected:
-            groups.setdefault((row.call.agent, row.column), []).append(row.first.computed)
+        if row.column in placing:
+            groups.setdefault((row.call.agent, row.column), []).append(row)
     longest = max((row.call.ids for row in found.steady), key=len)
-    return Floors.measure(Runner(loaded.model), longest, sorted({round(median(group)) for group in groups.values()}))
+    return Floors.measure(Runner(loaded.model), longest, [_work(group) for group in groups.values()])
+
+
+def _work(rows: Sequence[Row]) -> tuple[int, int]:
+    """Tokens computed and placed by a call, in the middle of several."""
+    computed = round(median(row.first.computed for row in rows))
+    return computed, round(median(row.first.exact + row.first.corrected for row in rows))

@@ -128,6 +128,7 @@ def show(figures: Mapping[str, Any]) -> None:
             for name, one in figures["columns"].items()
         ],
     )
+    _parts(figures)
     _charged(figures)
     for name, why in figures["skipped"].items():
         Console().print(f"{name} was skipped: {escape(why)}", highlight=False)
@@ -143,6 +144,29 @@ def _speedups(figures: Mapping[str, Any], over: str, names: Sequence[str]) -> No
         theirs = (f"{paper[place]:.2f}",) if paper else ()
         rows.append((one["agent"], *(_ratio(one["speedup"][over].get(name)) for name in names), *theirs))
     table(f"times faster than {over}", ("agent", *names, *(("paper",) if paper else ())), rows)
+
+
+def _parts(figures: Mapping[str, Any]) -> None:
+    """Where the time of calls goes that placed corrected KV, beside what is the least here."""
+    rows, shown = [], list[str]()
+    for one in figures["agents"]:
+        for name, floor in one.get("floor", {}).items():
+            ttft, attended, parts = one["ttft_s"][name], floor["attended_s"], one["parts_s"][name]
+            shown = [part.removesuffix("_s") for part in parts]
+            rows.append(
+                (
+                    f"{one['agent']}, {name}",
+                    f"{one['computed'][name]:.0f}",
+                    *map(_ms, parts.values()),
+                    _ms(floor["total_s"]),
+                    _ratio(ttft / floor["total_s"]),
+                    _ms(attended),
+                    _ratio(ttft / attended),
+                )
+            )
+    if rows:
+        title = "ms; floor: a forward pass of what is computed and a copy of what is placed; attended: attention too"
+        table(title, ("", "computed", *shown, "floor", "over", "attended", "over"), rows)
 
 
 def _charged(figures: Mapping[str, Any]) -> None:

@@ -105,13 +105,13 @@ def _parts(axes: Any, report: Mapping[str, Any]) -> None:
         heights = [1e3 * one["parts_s"][name][part] for one in agents]
         axes.bar(range(len(agents)), heights, 0.6, bottom=bottom, label=label, color=color)
         bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
-    floors = [
-        (index, one["floor"][name]["total_s"]) for index, one in enumerate(agents) if name in one.get("floor", {})
-    ]
-    for index, seconds in floors:
-        axes.plot([index - 0.35, index + 0.35], [1e3 * seconds] * 2, color=_COLORS["floor"], linewidth=2)
-    if floors:
-        axes.plot([], [], color=_COLORS["floor"], linewidth=2, label="floor: forward + copy")
+    floors = [(index, one["floor"][name]) for index, one in enumerate(agents) if name in one.get("floor", {})]
+    for key, style, label in (("total_s", "-", "floor: forward + copy"), ("attended_s", ":", "and attention")):
+        for index, floor in floors:
+            middle = [index - 0.35, index + 0.35]
+            axes.plot(middle, [1e3 * floor[key]] * 2, color=_COLORS["floor"], linewidth=2, linestyle=style)
+        if floors:
+            axes.plot([], [], color=_COLORS["floor"], linewidth=2, linestyle=style, label=label)
     axes.set_xticks(range(len(agents)))
     axes.set_xticklabels([str(one["prompt"]) for one in agents], fontsize=8)
     axes.set_xlabel("prompt tokens of each agent")

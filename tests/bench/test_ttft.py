@@ -80,7 +80,11 @@ def test_in_the_cold_phase_only_those_who_learn_are_shown_and_their_hidden_work_
     assert all_of_it["speedup_charged_over_dense"] < all_of_it["speedup_over_dense"]
     assert figures["columns"]["corrected"]["calls_reused"] == pytest.approx(2 / 3)
     assert figures["memory"]["held_bytes_most"]["guarded"] > figures["memory"]["held_bytes_most"]["dense"] == 0
-    assert figures["agents"][2]["floor"]["corrected"]["copy_s"] > 0
+    floor = figures["agents"][2]["floor"]["corrected"]
+    assert floor["copy_s"] > 0
+    assert floor["total_s"] == floor["forward_s"] + floor["copy_s"]
+    assert floor["attended_s"] > floor["copy_s"]
+    assert not {"dense", "prefix"} & set(figures["agents"][2]["floor"])
 
 
 def test_figure(found, tmp_path):
