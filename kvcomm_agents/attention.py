@@ -22,13 +22,12 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from .cache import PlanCache
 from .errors import UnsupportedModelError
 from .layout import KVLayout
+from .pieces import Piece, folds, grouped_attention, lead, pieces
 
 logger = logging.getLogger(__name__)
 
 NAME = "kvcomm_ragged"
 _PROBE = 8  # tokens
-_PIECE = 256  # new tokens attended at once behind others: fewer pay for calls, more for keys that the mask then hides
-_FOLDED = 128  # tokens; up to here a group's heads in one product are faster, beyond, their repeated mask costs more
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,31 +96,6 @@ class Ragged:
         return out
 
 
-@dataclass(slots=True, eq=False)
-class _Piece:
-    """Some of a part's new tokens: which, one more than the last position they see, and what hides the rest of it."""
-
-    tokens: slice
-    end: int
-    mask: Tensor | None  # additive, made once for all layers
-
-
-def _pieces(part: Part) -> list[_Piece]:
-    """A part in pieces. Each sees no key behind its last token, so that little is computed only to be hidden."""
-    count, whole = len(part.tokens), isinstance(part.targets, slice) and part.targets.start == 0
-    if count == 1 or whole:  # a plain rule says what is seen
-        return [_Piece(slice(0, count), part.end, None)]
-    positions, device = part.positions, part.cache.layout.device
-    pieces = []
-    for start in range(0, count, _PIECE):
-        here = positions[start : start + _PIECE]
-        end = int(here[-1]) + 1
-        hidden = torch.arange(end, device=device) > here[:, None]
-        mask = part.cache.keys.new_zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
-        pieces.append(_Piece(slice(start, start + len(here)), end, mask))
-    return pieces
-
-
 class _Row:
     """One part: views of its cache at every layer, and its pieces."""
 
@@ -129,8 +103,8 @@ class _Row:
         self.where, self.targets = where, part.targets
         cache, end = part.cache, part.end
         self._keys, self._values = cache.keys[:, :, :end].unbind(0), cache.values[:, :, :end].unbind(0)
-        self._causal = isinstance(part.targets, slice) and part.targets.start == 0 and len(part.tokens) > 1
-        self._pieces = _pieces(part)
+        self._lead = lead(part.targets, len(part.tokens))
+        self._pieces = pieces(part.targets, len(part.tokens), cache.keys) if self._lead is None else []
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
         keys, values = self._keys[layer], self._values[layer]
@@ -140,59 +114,18 @@ class _Row:
         else:
             keys.index_copy_(1, self.targets, key[0])
             values.index_copy_(1, self.targets, value[0])
+        if self._lead is not None:
+            asked = functional.pad(query, (0, 0, self._lead, 0)) if self._lead else query
+            return grouped_attention(asked, keys, values, None, scale, causal=True)[:, :, self._lead :]
         seen = [self._attend(piece, query[:, :, piece.tokens], keys, values, scale) for piece in self._pieces]
         return seen[0] if len(seen) == 1 else torch.cat(seen, dim=2)
 
-    def _attend(self, piece: _Piece, query: Tensor, keys: Tensor, values: Tensor, scale: float | None) -> Tensor:
+    def _attend(self, piece: Piece, query: Tensor, keys: Tensor, values: Tensor, scale: float | None) -> Tensor:
         tokens, group = query.shape[2], query.shape[1] // keys.shape[0]
-        if piece.mask is not None and len(piece.mask) < group * tokens and folds(tokens, causal=self._causal):
+        if piece.mask is not None and len(piece.mask) < group * tokens and folds(tokens, causal=False):
             piece.mask = piece.mask.repeat(group, 1)
         here = slice(0, piece.end)
-        return grouped_attention(query, keys[:, here], values[:, here], piece.mask, scale, causal=self._causal)
-
-
-def folds(tokens: int, *, causal: bool) -> bool:
-    """Whether `grouped_attention` takes the heads of a group as more tokens."""
-    return not causal and tokens <= _FOLDED
-
-
-def grouped_attention(
-    query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float | None, *, causal: bool
-) -> Tensor:
-    """Attention of `query` `[1, heads, tokens, dim]` over `[kv_heads, seen, dim]`, no key copied for its group.
-
-    Args:
-        query: of the new tokens.
-        keys: all that are there.
-        values: all that are there.
-        mask: additive `[tokens, seen]`, once for each head of a group where `folds`; `None` shows everything.
-        scale: of the scores; `None` is one over the root of `dim`.
-        causal: tokens and seen are the same, each sees itself and what is before it.
-
-    Returns:
-        `[1, heads, tokens, value_dim]`.
-    """
-    _, heads, tokens, dim = query.shape
-    kv_heads, seen, _ = keys.shape
-    group = heads // kv_heads
-    if folds(tokens, causal=causal):  # the heads of a group are as good as more tokens
-        out = functional.scaled_dot_product_attention(
-            query.reshape(1, kv_heads, group * tokens, dim),
-            keys[None],
-            values[None],
-            attn_mask=mask,
-            scale=scale,
-        )
-    else:
-        out = functional.scaled_dot_product_attention(
-            query.reshape(kv_heads, group, tokens, dim),
-            keys[:, None].expand(kv_heads, group, seen, dim),
-            values[:, None].expand(kv_heads, group, seen, values.shape[-1]),
-            attn_mask=mask,
-            is_causal=causal,
-            scale=scale,
-        )
-    return out.reshape(1, heads, tokens, values.shape[-1])
+        return grouped_attention(query, keys[:, here], values[:, here], piece.mask, scale, causal=False)
 
 
 def ragged_attention(

@@ -14,7 +14,6 @@ from conftest import IMMOVABLE, MOVABLE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import kvcomm_agents.attention as attention
 from kvcomm_agents import Completion, Constraint, EngineConfig, Message, Request, ReuseConfig, SamplingParams, TextChunk
 from kvcomm_agents.attention import Part
 from kvcomm_agents.batch import shares
@@ -71,10 +70,13 @@ def test_one_pass_over_many_contexts_gives_what_one_pass_each_does(
 
 @settings(max_examples=20, deadline=None)
 @given(
-    pieces=st.lists(st.integers(1, 90), min_size=1, max_size=8), scattered=st.booleans(), attended=st.integers(1, 60)
+    pieces=st.lists(st.integers(1, 90), min_size=1, max_size=8),
+    scattered=st.booleans(),
+    attended=st.integers(1, 60),
+    squared=st.sampled_from([-1.0, 1 / 3, 100.0]),
 )
 def test_a_prompt_in_pieces_is_the_prompt(
-    runners: Callable[[str], Runner], pieces: list[int], scattered: bool, attended: int
+    runners: Callable[[str], Runner], pieces: list[int], scattered: bool, attended: int, squared: float
 ) -> None:
     """In any pieces of a prompt that are computed one after the other, and any that attention takes at once."""
     runner, ids = runners("llama"), words(90, 1)
@@ -91,7 +93,8 @@ def test_a_prompt_in_pieces_is_the_prompt(
         if done < plan.computed_tokens:
             part: Part = runner.part(piecewise, ids, plan.computed_piece(done, size))
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(attention, "_PIECE", attended)
+                patch.setattr("kvcomm_agents.pieces._PIECE", attended)
+                patch.setattr("kvcomm_agents.pieces._LEAD", squared)
                 logits = runner.forward([part])[0]
             done += len(part.tokens)
             assert piecewise.length == part.end
