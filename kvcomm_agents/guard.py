@@ -157,6 +157,14 @@ class Guard:
             reason = f"{self.records(_reader(agent, features))} of {self.min_records} audits"
         return Decision(None, 0.0, novel, reason)
 
+    def usual(self, agent: str) -> Features:
+        """What is typical of the agent's requests: for one that only goes on from approximate KV of its own."""
+        known = [one.features for one in self._by_agent[0].get(agent, ())]
+        if not known:
+            return Features()
+        leverage, disagreement = (float(np.median(one)) for one in zip(*map(_pair, known), strict=True))
+        return Features(leverage, disagreement)
+
     def is_novel(self, agent: str, features: Features) -> bool:
         """Whether a request lies outside what was measured of its agent."""
         own = [one.features.leverage for one in self._by_agent[0].get(_reader(agent, features), ())]
@@ -185,6 +193,10 @@ class Guard:
         """Audited requests that were let through, and how many of them exceeded the bound. Thread-safe."""
         served = tuple(self._served)  # copied at once: the worker appends to it
         return len(served), sum(one.kl > self.max_divergence for one in served)
+
+
+def _pair(features: Features) -> tuple[float, float]:
+    return features.leverage, features.disagreement
 
 
 def _reader(agent: str, features: Features) -> str:

@@ -136,7 +136,7 @@ class Reuse:
         tainted = any(not run.exact for run in prefix)
         if proposal.features is None and not tainted:
             return self._exact(ids, namespace, _nothing(proposal, self.config.min_placed))
-        features = proposal.features or Features()
+        features = proposal.features or memory.guard.usual(agent)
         if mode == "corrected" and features.examples < _EXAMPLES and not tainted:
             return self._exact(ids, namespace, f"{features.examples} of {_EXAMPLES} examples")
         if mode == "corrected":
@@ -152,9 +152,7 @@ class Reuse:
         if plan.is_exact:
             return self._exact(ids, namespace, _nothing(proposal, self.config.min_placed))
         audited = novel or self._random.random() < self._audit_chance(namespace, agent)
-        return Choice(
-            plan, rung, proposal.segments, proposal.features, predicted, audited=audited, learns=True, reason=reason
-        )
+        return Choice(plan, rung, proposal.segments, features, predicted, audited=audited, learns=True, reason=reason)
 
     def remember(
         self,

@@ -42,6 +42,15 @@ def test_prediction_is_near_the_truth_and_grows_with_novelty() -> None:
     assert predictions[-1] > 3 * predictions[0]
 
 
+def test_what_is_usual_of_an_agent_is_expected_to_diverge_as_usual() -> None:
+    guard = trained((0.01, 0.008, 0.005, 0.005))
+    usual = guard.usual("a")
+    assert 0.9 < usual.leverage < 1.1
+    assert 0.06 < usual.disagreement < 0.09
+    assert 0.008 < guard.predict("a", 0, usual) < 0.016
+    assert guard.usual("somebody else") == Features()
+
+
 def test_novel_text_is_given_most_computation_and_an_audit() -> None:
     decision = trained((0.002, 0.002, 0.002, 0.002)).decide("a", Features(leverage=8.0, disagreement=0.08))
     assert decision.novel

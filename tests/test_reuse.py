@@ -148,9 +148,15 @@ def test_a_growing_conversation_keeps_its_tainted_past(corrected: Engine) -> Non
         Message("assistant", critic.text),
         Message("user", "Are you sure?"),
     )
+    assert corrected._worker.inference is not None
+    guard = corrected._worker.inference.reuse.memory("default").guard
+    audited, usual = guard.coverage()[0], guard.usual("critic")
+    assert usual.disagreement > 0
     grown = corrected.generate(Request(history, SamplingParams(max_tokens=24), agent="critic")).report
     assert grown.placed_corrected_tokens >= critic.report.placed_corrected_tokens
     assert grown.computed_tokens < 60
+    corrected.settle()
+    assert guard.coverage()[0] == audited + 1, "it is measured like any other"
     exact = corrected.generate(Request(history, SamplingParams(max_tokens=24), agent="critic", reuse="exact")).report
     assert exact.placed_corrected_tokens == 0
 
