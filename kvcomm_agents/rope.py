@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 Pairing = Literal["half", "interleaved"]
 
+_TURNED = 512  # tokens turned at once on a CPU
+
 
 class Rope:
     """Rotates keys of one model to positions, and back.
@@ -73,9 +75,11 @@ class Rope:
         return self._turn(keys, cos / length, -sin / length, _room(keys, dtype))
 
     def _turn(self, keys: Tensor, cos: Tensor, sin: Tensor, turned: Tensor) -> Tensor:
-        if keys.dim() > 3 and keys.device.type == "cpu":  # layer by layer, so that what is between stays in the cache
+        if keys.dim() > 3 and keys.device.type == "cpu":  # in small parts, so that what is between stays in the cache
             for part, into in zip(keys, turned, strict=True):
-                self._turn(part, cos, sin, into)
+                for start in range(0, keys.shape[-2], _TURNED):
+                    some = slice(start, start + _TURNED)
+                    self._turn(part[..., some, :], cos[some], sin[some], into[..., some, :])
             return turned
         pairs = cos.shape[-1]
         if self.pairing == "half":

@@ -58,3 +58,11 @@ def test_bf16_keys_are_rotated_in_fp32(tiny: Callable[[str], LoadedModel]) -> No
     rounded = rope.rotate(keys, 4000)
     assert rounded.dtype == torch.bfloat16
     assert torch.equal(rounded, exact.to(torch.bfloat16))
+
+
+def test_a_long_block_is_turned_as_its_tokens_are(tiny: Callable[[str], LoadedModel]) -> None:
+    rope = inspect(tiny("llama").model).require_movable()
+    keys = torch.randn(2, 2, 1200, 8)
+    turned = rope.rotate(keys, 7)
+    for start, stop in ((0, 1), (511, 514), (1023, 1025), (1199, 1200)):
+        assert torch.equal(turned[..., start:stop, :], rope.rotate(keys[..., start:stop, :].clone(), 7 + start))
