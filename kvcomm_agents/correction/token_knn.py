@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -125,20 +125,23 @@ class TokenKnnCorrector:
     def correct(self, slot: Slot, base: KVBlock, embedding: Tensor | None = None, offset: int = 0) -> Correction:
         """Base plus the weighted offsets of each token's nearest anchor tokens."""
         with self._lock:
-            found = self._table.get(slot) or self._table.total(slot.agent)
-            if found is None or not found.count or not base.tokens:
+            own = self._table.get(slot)
+            # An agent's other slots are asked one by one: they are large, and no copy of them is made.
+            found = [one for one in ([own] if own else self._table.of_agent(slot.agent)) if one.count]
+            if not found or not base.tokens:
                 return unchanged(base)
             wanted = self._found_by(base)
             parts = 2.0 * wanted.square().sum(1, keepdim=True)
-            distance = (parts - 2.0 * wanted @ found.found_by[: found.count].T).clamp_min_(0.0)
-            nearest, index = distance.topk(min(self.neighbours, found.count), dim=1, largest=False)
-            weights = found.weights[index] / (nearest + 1e-3 * parts)
+            alike = torch.cat([wanted @ one.found_by[: one.count].T for one in found], dim=1)
+            distance = (parts - 2.0 * alike).clamp_min_(0.0)
+            nearest, index = distance.topk(min(self.neighbours, distance.shape[1]), dim=1, largest=False)
+            weights = torch.cat([one.weights[: one.count] for one in found])[index] / (nearest + 1e-3 * parts)
             weights /= weights.sum(1, keepdim=True)
             change: Tensor | None = None
             for rank in range(index.shape[1]):  # one gather per neighbour: k times less memory than one for all
-                share = found.offsets.index_select(1, index[:, rank]).float() * weights[:, rank, None]
+                share = _gather(found, index[:, rank]) * weights[:, rank, None]
                 change = share if change is None else change.add_(share)
-            count = found.examples
+            count = sum(one.examples for one in found)
         if change is None:
             return unchanged(base)
         # Distance relative to that of unrelated tokens (cos 0): near 1 when the like has been seen.
@@ -158,3 +161,16 @@ class TokenKnnCorrector:
     def nbytes(self) -> int:
         """Bytes of the anchor tokens."""
         return self._table.nbytes
+
+
+def _gather(found: Sequence[_Tokens], index: Tensor) -> Tensor:
+    """Offsets `[layers - 1, tokens, features]` float32 of anchor tokens, numbered through all of `found`."""
+    if len(found) == 1:
+        return found[0].offsets.index_select(1, index).float()
+    taken = torch.empty(found[0].offsets.shape[0], len(index), found[0].offsets.shape[2], device=index.device)
+    start = 0
+    for one in found:
+        here = ((index >= start) & (index < start + one.count)).nonzero()[:, 0]
+        taken[:, here] = one.offsets.index_select(1, index[here] - start).float()
+        start += one.count
+    return taken
