@@ -206,6 +206,19 @@ def test_token_knn_copies_the_nearest_token_and_its_weight_counts():
     torch.testing.assert_close(both.correct(SLOT, one.base).block.keys[1:], one.base.keys[1:] + 0.75)
 
 
+def test_token_knn_at_an_unknown_slot_looks_through_all_slots_of_the_agent():
+    apart, together = TokenKnnCorrector(), TokenKnnCorrector()
+    for seed, place in enumerate(("first", "second", "third")):
+        one = example(tokens=9 + seed, seed=seed)
+        apart.learn(Slot(SLOT.agent, place), one)
+        together.learn(SLOT, one)
+    base = block(20, 7)
+    there, here = apart.correct(Slot(SLOT.agent, "unknown"), base), together.correct(SLOT, base)
+    torch.testing.assert_close(there.block.keys, here.block.keys)
+    torch.testing.assert_close(there.block.values, here.block.values)
+    assert there.examples == here.examples == 3
+
+
 class TestInterpolation:
     def test_a_span_longer_than_every_anchor_is_not_shareable(self):
         corrector = InterpolationCorrector()
