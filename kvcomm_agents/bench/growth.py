@@ -11,7 +11,6 @@ from ..models import LoadedModel
 from .calls import Protocol, protocol_calls
 from .console import Tell, quietly
 from .hitpath import measure_hitpath
-from .machine import resident_bytes
 from .ours import make_column
 from .ttft import run
 
@@ -32,7 +31,7 @@ def grow_context(
     """
     found = {}
     for done, length in enumerate(lengths, 1):
-        found[str(length)] = _hit(loaded, length, 10, rounds)
+        found[str(length)] = _hit(loaded, length, 10, rounds, "held_bytes")
         tell("prompt lengths", done, len(lengths))
     return found
 
@@ -43,13 +42,12 @@ def grow_spans(
     """The same by how many other spans of 150 tokens are known. `held_bytes`: of the index; their KV is left out."""
     found = {}
     for done, count in enumerate(known, 1):
-        found[str(count)] = _hit(loaded, length, count, rounds)
+        found[str(count)] = _hit(loaded, length, count, rounds, "index_bytes")
         tell("known spans", done, len(known))
     return found
 
 
-def _hit(loaded: LoadedModel, length: int, known: int, rounds: int) -> dict[str, float]:
-    before = resident_bytes()
+def _hit(loaded: LoadedModel, length: int, known: int, rounds: int, held: str) -> dict[str, float]:
     report = measure_hitpath(loaded, (length,), known, rounds)
     row = report["lengths"][str(length)]
     return {
@@ -59,7 +57,7 @@ def _hit(loaded: LoadedModel, length: int, known: int, rounds: int) -> dict[str,
         "correct_s": row["correct_s"],
         "assemble_s": row["assemble_s"],
         "forward_s": row["forward_s"],
-        "held_bytes": float(max(0, resident_bytes() - before)),
+        "held_bytes": float(report[held]),
     }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import statistics
 import time
+import tracemalloc
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -49,9 +50,12 @@ def measure_hitpath(
     config = replace(ReuseConfig(), span_bytes=1 << 50)  # the fillers share one block; only the index grows
     memory = Memory(config, loaded.fingerprint, lambda: embedder, lambda ids: str(loaded.tokenizer.decode(list(ids))))
     filler = _blank(runner, FILLER)
+    tracemalloc.start()
     for _ in range(known):
         ids = [rng.randrange(vocabulary) for _ in range(FILLER)]
         memory.library.add(ids, filler, producer="filler", origin="output", exact=True)
+    index_bytes = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
     rows = {str(length): _row(runner, memory, length, vocabulary, rng, rounds) for length in lengths}
     return {
         "model": loaded.name,
@@ -59,6 +63,8 @@ def measure_hitpath(
         "threads": torch.get_num_threads(),
         "known_spans": known,
         "lengths": rows,
+        "index_bytes": index_bytes,
+        "held_bytes": memory.nbytes - known * filler.nbytes,
         "memory": _bytes(runner),
     }
 

@@ -39,13 +39,3 @@ def peak_bytes(device: torch.device) -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return int(peak if sys.platform == "darwin" else peak * 1024)
-
-
-def resident_bytes() -> int:
-    """Memory that this process holds now; 0 where the system does not tell."""
-    status = Path("/proc/self/statm")
-    if not status.is_file():
-        return 0
-    import resource
-
-    return int(status.read_text(encoding="utf-8").split()[1]) * resource.getpagesize()

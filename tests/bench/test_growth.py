@@ -24,7 +24,9 @@ def test_every_step_is_measured_and_drawn(tiny, logs_folder, tmp_path):
             assert row["ttft_s"] >= row["match_s"] > 0
             assert row["dense_s"] > 0
     assert found["agents"]["3"]["prompt"] > found["agents"]["2"]["prompt"]
-    assert found["agents"]["3"]["held_bytes"] > found["agents"]["2"]["held_bytes"]
+    for rows in found.values():
+        small, large = rows.values()
+        assert large["held_bytes"] > small["held_bytes"] > 0
     pytest.importorskip("matplotlib")
     plot_growth(found, tmp_path / "growth.png")
     assert (tmp_path / "growth.png").stat().st_size > 1000
