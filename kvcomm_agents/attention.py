@@ -16,13 +16,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from .cache import PlanCache
 from .errors import UnsupportedModelError
 from .layout import KVLayout
-from .pieces import Piece, folds, grouped_attention, lead, pieces
+from .pieces import pieces
 
 logger = logging.getLogger(__name__)
 
@@ -103,8 +102,7 @@ class _Row:
         self.where, self.targets = where, part.targets
         cache, end = part.cache, part.end
         self._keys, self._values = cache.keys[:, :, :end].unbind(0), cache.values[:, :, :end].unbind(0)
-        self._lead = lead(part.targets, len(part.tokens))
-        self._pieces = pieces(part.targets, len(part.tokens), cache.keys) if self._lead is None else []
+        self._pieces = pieces(part.targets, len(part.tokens), cache.keys)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
         keys, values = self._keys[layer], self._values[layer]
@@ -114,18 +112,8 @@ class _Row:
         else:
             keys.index_copy_(1, self.targets, key[0])
             values.index_copy_(1, self.targets, value[0])
-        if self._lead is not None:
-            asked = functional.pad(query, (0, 0, self._lead, 0)) if self._lead else query
-            return grouped_attention(asked, keys, values, None, scale, causal=True)[:, :, self._lead :]
-        seen = [self._attend(piece, query[:, :, piece.tokens], keys, values, scale) for piece in self._pieces]
+        seen = [piece.attend(query, keys, values, scale) for piece in self._pieces]
         return seen[0] if len(seen) == 1 else torch.cat(seen, dim=2)
-
-    def _attend(self, piece: Piece, query: Tensor, keys: Tensor, values: Tensor, scale: float | None) -> Tensor:
-        tokens, group = query.shape[2], query.shape[1] // keys.shape[0]
-        if piece.mask is not None and len(piece.mask) < group * tokens and folds(tokens, causal=False):
-            piece.mask = piece.mask.repeat(group, 1)
-        here = slice(0, piece.end)
-        return grouped_attention(query, keys[:, here], values[:, here], piece.mask, scale, causal=False)
 
 
 def ragged_attention(

@@ -162,8 +162,8 @@ class Guard:
         known = [one.features for one in self._by_agent[0].get(agent, ())]
         if not known:
             return Features()
-        leverage, disagreement = (float(np.median(one)) for one in zip(*map(_pair, known), strict=True))
-        return Features(leverage, disagreement)
+        leverage = float(np.median([one.leverage for one in known]))
+        return Features(leverage, float(np.median([one.disagreement for one in known])))
 
     def is_novel(self, agent: str, features: Features) -> bool:
         """Whether a request lies outside what was measured of its agent."""
@@ -193,10 +193,6 @@ class Guard:
         """Audited requests that were let through, and how many of them exceeded the bound. Thread-safe."""
         served = tuple(self._served)  # copied at once: the worker appends to it
         return len(served), sum(one.kl > self.max_divergence for one in served)
-
-
-def _pair(features: Features) -> tuple[float, float]:
-    return features.leverage, features.disagreement
 
 
 def _reader(agent: str, features: Features) -> str:

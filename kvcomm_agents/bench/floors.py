@@ -117,8 +117,8 @@ def _near(one: int, other: int) -> bool:
 
 def _distinct(calls: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
-    for computed, placed in sorted(set(calls)):
+    for computed, placed in sorted({one for one in calls if all(one)}):
         like = [one for one in found if _near(one[0], computed)]
         if not any(_near(one[1], placed) for one in like):
             found.append((like[0][0] if like else computed, placed))
-    return [(computed, placed) for computed, placed in found if computed and placed]
+    return found
