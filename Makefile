@@ -28,6 +28,8 @@ demo: model ## run the demo on the default model
 test: model ## run all tests, those with real weights too
 	@echo "running the tests, on one thread: tiny models are slower on more"
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -q
+	@echo "running the tests of the kernels for CUDA, in Triton's interpreter"
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} TRITON_INTERPRET=1 $(BIN)/python -m pytest -q tests/kernels
 
 notebooks: model ## run the notebooks in examples/ and keep their outputs
 	@echo "running the notebooks"

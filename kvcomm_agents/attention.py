@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 
 from .cache import PlanCache
 from .errors import UnsupportedModelError
-from .layout import KVLayout
+from .layout import KVLayout, tolerance
 from .pieces import pieces
 
 logger = logging.getLogger(__name__)
@@ -58,6 +58,25 @@ class Part:
         return self.targets
 
 
+class Attends(Protocol):
+    """Attention of the tokens of one forward pass, which knows their contexts."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+        """Write `key` and `value` `[1, kv_heads, tokens, dim]` to their caches, and let `query` see these.
+
+        Args:
+            layer: index of the attention layer.
+            query: `[1, heads, tokens, dim]`.
+            key: of the new tokens, rotated.
+            value: of the new tokens.
+            scale: of the scores; `None` is one over the root of `dim`.
+
+        Returns:
+            `[1, tokens, heads, value_dim]`.
+        """
+        ...
+
+
 class Ragged:
     """The parts of one forward pass, laid out for its attention layers.
 
@@ -73,18 +92,7 @@ class Ragged:
             start += len(part.tokens)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-        """Write `key` and `value` `[1, kv_heads, tokens, dim]` to their caches, and let `query` see these.
-
-        Args:
-            layer: index of the attention layer.
-            query: `[1, heads, tokens, dim]`.
-            key: of the new tokens, rotated.
-            value: of the new tokens.
-            scale: of the scores.
-
-        Returns:
-            `[1, tokens, heads, value_dim]`.
-        """
+        """As `Attends` says."""
         if len(self._rows) == 1:
             return self._rows[0].attend(layer, query, key, value, scale).transpose(1, 2).contiguous()
         out = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
@@ -123,7 +131,7 @@ def ragged_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    ragged: Ragged | None = None,
+    ragged: Attends | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """The attention function that models call; `ragged` comes through the model's keyword arguments.
@@ -164,17 +172,31 @@ def forward(model: PreTrainedModel, parts: Sequence[Part]) -> Tensor:
     for part in parts:
         start += len(part.tokens)
         kept += range(start - part.keep, start)
-    ids = [token for part in parts for token in part.tokens]
+    ids = torch.tensor([token for part in parts for token in part.tokens], device=device)
+    positions = torch.cat([part.positions for part in parts])
+    return call(model, ids, positions, torch.tensor(kept or [0], device=device), Ragged(parts))[: len(kept)]
+
+
+def call(model: PreTrainedModel, ids: Tensor, positions: Tensor, kept: Tensor, ragged: Attends) -> Tensor:
+    """A forward pass over tokens whose attention is `ragged`'s; logits `[kept, vocabulary]` in the model's dtype.
+
+    Args:
+        model: its attention is `NAME`.
+        ids: int64 `[tokens]`.
+        positions: int64 `[tokens]`.
+        kept: int64 `[kept]`, indices of tokens.
+        ragged: knows the contexts of the tokens.
+    """
     output = model(
-        input_ids=torch.tensor([ids], device=device),
+        input_ids=ids[None],
         # A 4-D mask is passed on untouched, so none is made.
-        attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device),
-        position_ids=torch.cat([part.positions for part in parts])[None],
+        attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=ids.device),
+        position_ids=positions[None],
         use_cache=False,
-        logits_to_keep=torch.tensor(kept or [0], device=device),
-        ragged=Ragged(parts),
+        logits_to_keep=kept,
+        ragged=ragged,
     )
-    logits: Tensor = output.logits[0, : len(kept)]
+    logits: Tensor = output.logits[0]
     return logits
 
 
@@ -204,7 +226,7 @@ def enable(model: PreTrainedModel, layout: KVLayout) -> bool:
         logger.debug("no ragged attention", exc_info=True)
         reason = str(problem)
     else:
-        if error < (1e-3 if layout.dtype == torch.float32 else 6e-2):
+        if error < tolerance(layout.dtype):
             return True
         reason = f"it differs by {error:.1g}"
     logger.warning(

@@ -16,6 +16,14 @@ MiB = 1 << 20
 GiB = 1 << 30
 
 
+def _switch(text: str) -> bool:
+    """Of `1`, `true`, `on` or `yes`, and their opposites."""
+    known = dict.fromkeys(("1", "true", "on", "yes"), True) | dict.fromkeys(("0", "false", "off", "no"), False)
+    if text.strip().lower() not in known:
+        raise ValueError(f"a switch is one of {', '.join(known)}")
+    return known[text.strip().lower()]
+
+
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)
@@ -100,6 +108,7 @@ class EngineConfig:
         max_concurrent: requests served together; the rest wait in the queue.
         prefill_chunk: prompt tokens computed at once while other requests wait for their next token:
             the longer, the later these get it, and the sooner new requests get their first.
+        cuda_graphs: whether passes over few tokens are recorded and played again, where CUDA and Triton are.
         embedder: a sentence-transformers model that keys anchors; `None` takes the embedded default
             if it is installed, else the model's own mean token embedding.
         memory_folder: where anchors, maps and audits are kept between processes; `None` keeps nothing.
@@ -114,6 +123,7 @@ class EngineConfig:
     max_context: int | None = None
     max_concurrent: int = 16
     prefill_chunk: int = 128
+    cuda_graphs: bool = True
     embedder: str | None = None
     memory_folder: str | None = None
     report_file: str | None = None
@@ -152,6 +162,8 @@ class EngineConfig:
                     value = ReuseConfig(mode=text)  # type: ignore[arg-type]
                 elif field.name in ("device", "dtype", "embedder", "memory_folder", "report_file"):
                     value = text
+                elif isinstance(field.default, bool):
+                    value = _switch(text)
                 else:
                     value = int(text)
                 config = replace(config, **{field.name: value})  # type: ignore[arg-type]

@@ -167,6 +167,14 @@ def _device(found: Examination, config: EngineConfig, device: torch.device, free
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     room = f", {free / 1e9:.1f} GB of memory free" if free else ""
     found.add("device", f"{device} ({why}){threads}{room}" + (f"; CUDA devices: {', '.join(seen)}" if seen else ""))
+    if device.type == "cuda":
+        from .kernels import available
+
+        if available(device):
+            graphs = "recorded as graphs" if config.cuda_graphs else "not recorded: cuda_graphs is off"
+            found.add("kernels", f"Triton: placing is one launch, and small passes are {graphs}")
+        else:
+            found.add("kernels", "no Triton: placing and small passes take a launch for every step", "note")
 
 
 def _model(found: Examination, name: str, config: EngineConfig, device: torch.device, free: int) -> None:

@@ -50,7 +50,7 @@ class Inference:
     def __init__(self, loaded: LoadedModel, config: EngineConfig, telemetry: Telemetry | None = None) -> None:
         self.loaded, self.config, self.telemetry = loaded, config, telemetry or Telemetry()
         self._made_embedder: Embedder | None = None
-        self.runner = Runner(loaded.model)
+        self.runner = Runner(loaded.model, graphs=config.cuda_graphs)
         if config.reuse.mode == "corrected":
             self.runner.layout.require_movable()
         self.batch = Batch(self.runner, config.prefill_chunk, self._with_room)

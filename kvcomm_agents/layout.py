@@ -72,6 +72,11 @@ class KVLayout:
         return self.rope
 
 
+def tolerance(dtype: torch.dtype) -> float:
+    """Relative error up to which two ways to compute the same keys or logits of a model are the same."""
+    return 1e-3 if dtype == torch.float32 else 6e-2
+
+
 def immovable_by_config(config: PretrainedConfig) -> str:
     """Why the keys of this architecture cannot be moved exactly, as far as its config tells; empty if it does not."""
     layer_types = set(getattr(config, "layer_types", None) or ())
@@ -184,11 +189,10 @@ def _find_rope(model: PreTrainedModel, base: list[tuple[Tensor, Tensor]]) -> Rop
         return None
     keys = torch.cat([k for k, _ in base])
     moved = torch.cat([k for k, _ in _probe(model, _PROBE_SHIFT)])
-    tolerance = 1e-3 if keys.dtype == torch.float32 else 6e-2
     for pairing in _PAIRINGS:
         rope = Rope(rotary, pairing, keys.device)
         guess = rope.rotate(rope.unrotate(keys, 0, dtype=torch.float32), _PROBE_SHIFT)
         error = (guess - moved).float().norm() / moved.float().norm()
-        if error < tolerance:
+        if error < tolerance(keys.dtype):
             return rope
     return None

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from . import attention, scatter
+from . import attention, kernels, scatter
 from .attention import Part
 from .cache import PlanCache
 from .layout import KVLayout, inspect
 from .packing import Pack, packed_mask
 from .plan import Computed, PrefillPlan, dense
+from .replay import Replay
 
 _SPARE_CACHES = 2
 
@@ -36,16 +37,18 @@ class Runner:
 
     Args:
         model: a causal language model in eval mode.
+        graphs: whether small passes are recorded and played again, where CUDA is (see `replay`).
 
     Raises:
         UnsupportedModelError: the model has no per-token KV of one shape.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, *, graphs: bool = True) -> None:
         self.model = model
         self.layout: KVLayout = inspect(model)
         self.ragged = self.layout.rope is not None and attention.enable(model, self.layout)
         """Whether contexts share forward passes; if not, each has its own."""
+        self.replay = Replay(model, self.layout) if graphs and self.ragged else None
         self._spare: list[PlanCache] = []
 
     @property
@@ -117,7 +120,7 @@ class Runner:
 
     def _scattered(self, cache: PlanCache, plan: PrefillPlan) -> bool:
         """Whether one launch could place everything."""
-        if not scatter.available(self.device):
+        if not kernels.available(self.device):
             return False
         return scatter.scatter(plan.placed, cache.keys, cache.values, self.layout.rope)
 
@@ -152,7 +155,11 @@ class Runner:
         """
         if not self.ragged:
             return [self._alone(part) for part in parts]
-        logits = attention.forward(self.model, parts).float()
+        logits = self.replay.play(parts) if self.replay else None
+        if logits is None:
+            logits = attention.forward(self.model, parts).float()
+            if self.replay:
+                self.replay.learn(parts, logits)
         for part in parts:
             part.cache.length = part.end
         self._synchronize()

@@ -7,26 +7,18 @@ wherever they lie, keys are rotated to where they go in float32 and rounded once
 
 from __future__ import annotations
 
-import importlib
-import os
 from collections.abc import Sequence
-from functools import cache as once
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from .kernels import kernel, power
 from .plan import Placed
 from .rope import Rope
 
 _TILE = 16  # tokens a program moves
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MOVED, _UNROTATED, _AS_CACHED = 2, 1, 0
-
-
-def available(device: torch.device) -> bool:
-    """Whether the kernel runs here: Triton is installed, and the device is CUDA or Triton interprets."""
-    return (device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1") and _kernel() is not None
 
 
 def scatter(runs: Sequence[Placed], keys: Tensor, values: Tensor, rope: Rope | None) -> bool:
@@ -44,7 +36,8 @@ def scatter(runs: Sequence[Placed], keys: Tensor, values: Tensor, rope: Rope | N
     """
     if not runs or not all(_fits(run, keys, values, rope) for run in runs):
         return False
-    table = torch.tensor([row for run in runs for row in _tiles(run)], dtype=torch.int64).to(keys.device)
+    rows = [row for run in runs for row in _tiles(run)]
+    table = torch.tensor(rows, dtype=torch.int64).to(keys.device)
     end = max(max(run.stop, (run.block.position or 0) + run.block.tokens) for run in runs)
     if rope is None:
         cos = sin = torch.empty(1, 1, device=keys.device)
@@ -53,7 +46,7 @@ def scatter(runs: Sequence[Placed], keys: Tensor, values: Tensor, rope: Rope | N
         cos, sin = rope.angles(slice(0, end))
         pairs, interleaved = cos.shape[1], rope.pairing == "interleaved"
     layers, heads, capacity, key_dim = keys.shape
-    _kernel()[(len(table), layers * heads)](
+    kernel("scatter_kernel", "scatter_kernel")[(len(table), layers * heads)](
         table,
         keys,
         values,
@@ -65,11 +58,13 @@ def scatter(runs: Sequence[Placed], keys: Tensor, values: Tensor, rope: Rope | N
         KEY_DIM=key_dim,
         VALUE_DIM=values.shape[-1],
         INTERLEAVED=interleaved,
-        ROTARY_BLOCK=_power(pairs),
-        REST_BLOCK=_power(key_dim - 2 * pairs),
-        KEY_BLOCK=_power(key_dim),
-        VALUE_BLOCK=_power(values.shape[-1]),
+        ROTARY_BLOCK=power(pairs),
+        REST_BLOCK=power(key_dim - 2 * pairs),
+        KEY_BLOCK=power(key_dim),
+        VALUE_BLOCK=power(values.shape[-1]),
         TILE=_TILE,
+        ALIGNED=all(one % 16 == 0 for row in rows for one in row[:2])
+        and all(one % 8 == 0 for row in rows for one in row[2:8]),
     )
     return True
 
@@ -103,17 +98,3 @@ def _tiles(run: Placed) -> list[list[int]]:
         ]
         for at in range(0, block.tokens, _TILE)
     ]
-
-
-def _power(size: int) -> int:
-    return 1 << max(size - 1, 0).bit_length()
-
-
-@once
-def _kernel() -> Any:
-    """The kernel, built when first wanted; `None` without Triton, which comes with torch for CUDA."""
-    try:
-        importlib.import_module("triton")
-    except ImportError:
-        return None
-    return importlib.import_module(".scatter_kernel", __package__).scatter_kernel

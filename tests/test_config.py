@@ -51,6 +51,7 @@ def test_every_setting_is_read_from_its_variable():
         "KVCOMM_MAX_CONTEXT": "4096",
         "KVCOMM_MAX_CONCURRENT": "3",
         "KVCOMM_PREFILL_CHUNK": "64",
+        "KVCOMM_CUDA_GRAPHS": "off",
         "KVCOMM_EMBEDDER": "token-mean",
         "KVCOMM_MEMORY_FOLDER": "memory",
         "KVCOMM_REPORT_FILE": "reports.jsonl",
@@ -58,7 +59,7 @@ def test_every_setting_is_read_from_its_variable():
     }
     assert len(env) == len(fields(EngineConfig))  # a new setting must be added here
     expected = EngineConfig(
-        "cpu", "bfloat16", 1, 0, 4096, 3, 64, "token-mean", "memory", "reports.jsonl", ReuseConfig("off")
+        "cpu", "bfloat16", 1, 0, 4096, 3, 64, False, "token-mean", "memory", "reports.jsonl", ReuseConfig("off")
     )
     assert EngineConfig.from_env({**env, "UNRELATED": "x"}) == expected
 
@@ -74,6 +75,7 @@ def test_a_valid_number_survives_the_environment(tokens):
         ("KVCOMM_MAX_CONTEXT", "many"),
         ("KVCOMM_MAX_CONTEXT", "1"),
         ("KVCOMM_REUSE", "fast"),
+        ("KVCOMM_CUDA_GRAPHS", "maybe"),
         ("KVCOMM_DTYPE", "float8"),
         ("KVCOMM_HOST_CACHE_BYTES", "-1"),
     ],

@@ -120,7 +120,7 @@ def forward_clock(model: PreTrainedModel) -> Iterator[Clock]:
         clock._started = time.perf_counter()
 
     def behind(*_: object) -> None:
-        if model.device.type == "cuda":
+        if model.device.type == "cuda" and not torch.cuda.is_current_stream_capturing():
             torch.cuda.synchronize(model.device)
         clock.seconds += time.perf_counter() - clock._started
         clock.passes += 1

@@ -1,8 +1,8 @@
-"""One launch writes what the plain path writes. Without CUDA, Triton interprets the kernel."""
+"""One launch writes what the plain path writes. Without CUDA, Triton interprets the kernel if `TRITON_INTERPRET=1`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from conftest import MOVABLE
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kvcomm_agents import scatter
+from kvcomm_agents import kernels, scatter
 from kvcomm_agents.kv import KVBlock
 from kvcomm_agents.layout import KVLayout, inspect
 from kvcomm_agents.models import LoadedModel
@@ -18,16 +18,7 @@ from kvcomm_agents.plan import Computed, Placed, PrefillPlan
 from kvcomm_agents.runner import Runner
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def kernel() -> Iterator[None]:
-    pytest.importorskip("triton", reason="Triton is not installed; it comes with torch for CUDA")
-    with pytest.MonkeyPatch.context() as patch:
-        if DEVICE.type == "cpu":
-            patch.setenv("TRITON_INTERPRET", "1")
-        assert scatter.available(DEVICE)
-        yield
+pytestmark = pytest.mark.skipif(not kernels.available(DEVICE), reason="needs CUDA, or TRITON_INTERPRET=1 and Triton")
 
 
 def stored(layout: KVLayout, tokens: int, position: int | None, dtype: torch.dtype, seed: int, cut: int) -> KVBlock:
