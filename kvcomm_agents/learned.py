@@ -39,8 +39,8 @@ def learned(memories: Iterable[Memory]) -> Learned:
         len(found),
         sum(len(memory.library) for memory in found),
         sum(memory.library.nbytes for memory in found),
-        sum(len(memory.pool) for memory in found),
-        sum(memory.pool.nbytes for memory in found),
+        sum(len(memory.corrections.pool) for memory in found),
+        sum(memory.corrections.pool.nbytes for memory in found),
         sum(audited for audited, _ in coverage),
         sum(exceeded for _, exceeded in coverage),
     )

@@ -1,40 +1,32 @@
-"""Memory: what one namespace has learned: its spans, its agents' slots, their corrections and the guard."""
+"""Memory: what one namespace has learned: its spans, how they are corrected for their readers, and the guard."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from rich.filesize import decimal
 
-from .anchors import AnchorPool
 from .config import ReuseConfig
-from .correction import Example, Slot
-from .correction.linear import LinearCorrector
-from .correction.token_knn import TokenKnnCorrector
+from .corrections import Corrections
 from .embedding import Embedder
 from .guard import Features, Guard
 from .kv import KVBlock
 from .library import Span, SpanLibrary, Tagged
-from .manifest import GUARD, MANIFEST, UNKNOWN, WARMED, Owner
+from .manifest import GUARD, MANIFEST, UNKNOWN, Owner
 from .owntext import OwnText
-from .proposal import Prepared, Proposal, distance, features_of, pick
-from .readers import Readers
+from .proposal import Prepared, Proposal, features_of
 from .segments import Segment, after, competing, segment
 
 Capture = Callable[[int, int], KVBlock]  # positions start:stop of a context -> un-rotated KV
 
 logger = logging.getLogger(__name__)
 
-_SAMPLE = 48  # tokens of a span that the second corrector is asked about
 _READ = 0.9  # share of a text's tokens that counts as the text
 _RANKS = 16  # places in a warm-up that are told apart
-_PREPARED = 256  # corrections kept for spans about to be read
 
 
 @dataclass(slots=True, eq=False)
@@ -58,20 +50,14 @@ class Memory:
     model: str = UNKNOWN
     tokenizer: str = UNKNOWN
     library: SpanLibrary = field(init=False)
-    pool: AnchorPool = field(init=False)
-    linear: LinearCorrector = field(init=False)
-    second: TokenKnnCorrector = field(init=False)
+    corrections: Corrections = field(init=False)
     guard: Guard = field(init=False)
     _own: OwnText = field(default_factory=OwnText)
-    _readers: Readers = field(default_factory=Readers)
-    _prepared: OrderedDict[tuple[int, Slot], Prepared] = field(default_factory=OrderedDict)
 
     def __post_init__(self) -> None:
         scope = f"{self.fingerprint}\0{self.namespace}"
         self.library = SpanLibrary(self.config.span_bytes, self.config.min_span, scope)
-        self.pool = AnchorPool(self.config.anchor_bytes, self.fingerprint)
-        self.linear = LinearCorrector()
-        self.second = TokenKnnCorrector()
+        self.corrections = Corrections(self.config, self.fingerprint)
         self.guard = Guard(self.config.max_divergence)
 
     def propose(
@@ -95,7 +81,7 @@ class Memory:
             if one.slot is not None and one.tokens < self.config.min_placed:
                 continue
             if one.slot is not None:
-                made = self.prepare(one.span, one.slot)
+                made = self.corrections.prepare(self.library[one.span], one.slot)
                 prepared.append((made, one.tokens))
                 block = made.block
             else:
@@ -106,32 +92,6 @@ class Memory:
                 block = self.library[one.span].base
             blocks[index] = block.slice(one.offset, one.offset + one.tokens)
         return blocks, features_of(prepared)
-
-    def prepare(self, span_id: int, slot: Slot) -> Prepared:
-        """A span corrected for a slot, from memory if it was prepared when it was produced."""
-        span = self.library[span_id]
-        slot = self._reading(span, slot)
-        known = self._prepared.get((span_id, slot))
-        if known is not None and known.base is span.base:
-            self._prepared.move_to_end((span_id, slot))
-            return known
-        correction = self.linear.correct(slot, span.base, span.embedding)
-        some = torch.linspace(0, span.tokens - 1, min(span.tokens, _SAMPLE)).long().to(span.base.keys.device)
-        few = pick(span.base, some)
-        second = self.second.correct(slot, few, span.embedding)
-        made = Prepared(
-            span.base,
-            correction.block,
-            self.linear.knows(Slot(slot.agent, "")),  # the map of a slot leans on all its agent's
-            self.linear.leverage(slot, span.base) if correction.examples else float("inf"),
-            distance(pick(correction.block, some), second.block, few),
-            self.pool.novelty(slot, span.embedding) if span.embedding is not None else 0.0,
-            span.warmed,
-        )
-        self._prepared[span_id, slot] = made
-        while len(self._prepared) > _PREPARED:
-            self._prepared.popitem(last=False)
-        return made
 
     def register(
         self,
@@ -205,29 +165,20 @@ class Memory:
             if one.slot is None:
                 self._own.learn(agent, one, span, true)
                 continue
-            base = span.base.slice(one.offset, one.offset + one.tokens)
-            slot = _as_read(span, one.slot)
-            weight = self._weight(slot, base)
             self._embed(span)
-            example = Example(base, true, span.embedding, weight, one.offset)
-            self.linear.learn(slot, example)
-            self.second.learn(slot, example)
-            self.pool.add(slot, example)
-            self._readers.learn(span, one.slot)
-            self.linear.solve(slot)
+            self.corrections.learn(span, one.slot, one.offset, true)
             if span.warmed and one.tokens >= _READ * span.tokens:  # learned from as such; from now on it has a donor
                 self.library.settle(span.id, one.offset, true, agent)
         self._own.keep(self.library)
-        for key in [key for key in self._prepared if key[1].agent in (agent, agent + WARMED)]:
-            del self._prepared[key]
+        self.corrections.outdate(agent)
 
     def foresee(self, spans: Sequence[Span]) -> None:
         """Correct new spans for the slots that usually read their producer."""
         for span in spans:
-            for slot in self._readers.often(span):
+            for slot in self.corrections.readers.often(span):
                 if span.id in self.library:
                     self._embed(span)
-                    self.prepare(span.id, slot)
+                    self.corrections.prepare(span, slot)
 
     def save(self, folder: Path) -> None:
         """Write anchors, maps and audits; spans are not kept, they come again with the next prompts.
@@ -237,7 +188,7 @@ class Memory:
         """
         started = time.perf_counter()
         owner = Owner(self.fingerprint, self.model, self.tokenizer, self.namespace)
-        self.pool.save(folder, {**self.linear.state(), GUARD: self.guard.state()}, owner)
+        self.corrections.save(folder, {GUARD: self.guard.state()}, owner)
         logger.info("saved %s to %s in %.2f s", self, folder, time.perf_counter() - started)
 
     def load(self, folder: Path) -> None:
@@ -248,55 +199,27 @@ class Memory:
         """
         if not (folder / MANIFEST).exists():
             return
-        pool, extra = AnchorPool.load(folder, self.fingerprint, self.config.anchor_bytes)
-        guard, linear = Guard(self.config.max_divergence), LinearCorrector()
-        guard.load_state(extra.pop(GUARD))
-        if not linear.load_state(extra):
-            linear = LinearCorrector(pool)
-        self.pool, self.linear, self.guard = pool, linear, guard
-        self.second = TokenKnnCorrector(pool)
+        corrections, extra = Corrections.load(folder, self.config, self.fingerprint)
+        guard = Guard(self.config.max_divergence)
+        guard.load_state(extra[GUARD])
+        self.corrections, self.guard = corrections, guard
         logger.info("loaded %s from %s", self, folder)
 
     def __str__(self) -> str:
-        size = decimal(self.pool.nbytes)
-        return f"memory of {self.namespace}: {len(self.pool)} anchors ({size}), {len(self.guard)} audits"
+        pool = self.corrections.pool
+        return f"memory of {self.namespace}: {len(pool)} anchors ({decimal(pool.nbytes)}), {len(self.guard)} audits"
 
     @property
     def nbytes(self) -> int:
         """Bytes of everything learned, donors included."""
-        return self.library.nbytes + self.pool.nbytes + self.linear.nbytes + self.second.nbytes + self._own.nbytes
+        return self.library.nbytes + self.corrections.nbytes + self._own.nbytes
 
     def _embed(self, span: Span) -> None:
         if span.embedding is None:
             span.embedding = self.embedder().embed([self.decode(span.ids.tolist())])[0]
-
-    def _weight(self, slot: Slot, base: KVBlock) -> float:
-        """Novel examples count more: a few of them repair the map for their kind of text."""
-        if not self.linear.knows(slot):
-            return 1.0
-        leverage = self.linear.leverage(slot, base)
-        return min(max(leverage / self.config.novel_leverage, 1.0), self.config.novel_weight)
-
-    def _reading(self, span: Span, slot: Slot) -> Slot:
-        """The slot whose map is for this span.
-
-        A place never learned from, say behind a passage that came by chance, is taken for the one where the agent
-        usually reads this voice: that is what is corrected ahead.
-        """
-        own = _as_read(span, slot)
-        usual = None if self.linear.seen(own) else self._readers.usual(span, slot.agent)
-        return own if usual is None else _as_read(span, usual)
 
     def _foreign(self, span: int, agent: str) -> bool:
         """Whether a span came from an agent's output, or from another agent's prompt."""
         if span not in self.library:
             return False
         return self.library[span].origin == "output" or self.library[span].producer != agent
-
-
-def _as_read(span: Span, slot: Slot) -> Slot:
-    """The slot as it reads this span: warmed bases lack what donors have, and need other corrections.
-
-    Not a place of its own but an agent: maps of slots shrink towards their agent's, which must not mix the two.
-    """
-    return replace(slot, agent=slot.agent + WARMED) if span.warmed else slot

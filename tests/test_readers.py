@@ -41,9 +41,9 @@ def test_a_place_never_learned_from_takes_the_correction_that_was_made_ahead() -
     memory = engine._worker.inference.reuse.memory("default")
     ids = tuple(first.token_ids[:-1])
     said = next(span for span in memory.library.spans() if tuple(span.ids) == ids and span.producer == "solver")
-    usual = memory._readers.usual(said, "critic")
+    usual = memory.corrections.readers.usual(said, "critic")
     assert usual is not None
-    ahead = memory.prepare(said.id, usual)
-    assert memory.prepare(said.id, Slot("critic", "behind a passage")) is ahead
-    assert memory.prepare(said.id, Slot("stranger", "behind a passage")) is not ahead
+    ahead = memory.corrections.prepare(said, usual)
+    assert memory.corrections.prepare(said, Slot("critic", "behind a passage")) is ahead
+    assert memory.corrections.prepare(said, Slot("stranger", "behind a passage")) is not ahead
     engine.close()

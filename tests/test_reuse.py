@@ -62,7 +62,7 @@ def test_nothing_learned_or_seen_crosses_a_namespace(corrected: Engine) -> None:
     wording = ", ".join(random.Random(3).sample(WORDS, 9))
     assert wording in texts["a"]
     assert wording not in texts["b"]
-    assert memories["b"].linear.nbytes < memories["a"].linear.nbytes
+    assert memories["b"].corrections.linear.nbytes < memories["a"].corrections.linear.nbytes
 
 
 def test_the_guard_computes_until_it_has_measured(speaker: LoadedModel) -> None:
@@ -183,7 +183,7 @@ def test_what_was_learned_survives_the_process(
     assert again._worker.inference is not None
     memory = again._worker.inference.reuse.memory("default")
     assert memory.guard.records("critic") >= 4
-    assert len(memory.pool) > 8
+    assert len(memory.corrections.pool) > 8
     again.close()
     for data in tmp_path.rglob("*.safetensors"):
         data.write_bytes(data.read_bytes()[:-100])
@@ -198,12 +198,12 @@ def test_what_is_expected_is_corrected_before_a_prompt_holds_it(corrected: Engin
         first, critic = chain(corrected, question)
     assert corrected._worker.inference is not None
     memory = corrected._worker.inference.reuse.memory("default")
-    assert not [key for key in memory._prepared if key[1].agent == "critic"], "learning made them stale"
+    assert not [slot for _, slot in memory.corrections.prepared if slot.agent == "critic"], "learning made them stale"
     known = len(memory.library)
     corrected.expect([f"A report. {first.text}", "words that nobody has said or read before"])
     corrected.expect([first.text], namespace="another")
     corrected.settle()
-    assert [key for key in memory._prepared if key[1].agent == "critic"]
+    assert [slot for _, slot in memory.corrections.prepared if slot.agent == "critic"]
     assert len(memory.library) == known
     assert "another" not in corrected._worker.inference.reuse._memories
     assert critic.report.spans_found > 0

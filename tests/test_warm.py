@@ -95,8 +95,8 @@ def test_warmed_and_true_donors_share_no_map(engine: Engine) -> None:
         ask(engine, "first", (seed,), reuse="exact")
         ask(engine, "second", (seed,), reuse="exact")
     learned = memory(engine)
-    first = {slot.agent for slot, _ in learned.pool if slot.agent.startswith("first")}
-    second = {slot.agent for slot, _ in learned.pool if slot.agent.startswith("second")}
+    first = {slot.agent for slot, _ in learned.corrections.pool if slot.agent.startswith("first")}
+    second = {slot.agent for slot, _ in learned.corrections.pool if slot.agent.startswith("second")}
     assert first == {"first\0warm"}  # nobody had read the texts
     assert second == {"second"}  # the first reader's context was the donor by then
 
