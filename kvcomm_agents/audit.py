@@ -7,13 +7,14 @@ reused and prefills it densely. Both compare next-token distributions at every p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .kv import KVBlock
+from .cache import PlanCache
+from .kv import Capture, KVBlock
 from .plan import Computed, Placed, PrefillPlan
 from .planner import Rung, corrected_plan, prefix_plan
 from .runner import Runner
@@ -47,7 +48,7 @@ def divergence(dense: Tensor, other: Tensor) -> Divergence:
 
 def forced(runner: Runner, ids: Sequence[int], output: Sequence[int], plan: PrefillPlan) -> Tensor:
     """Logits `[1 + len(output), vocabulary]` that predict `output` and what follows, the prompt run by a plan."""
-    return _forced(runner, ids, output, plan)[0]
+    return _forced(runner, ids, output, plan, lambda cache: None)
 
 
 def trial(
@@ -86,6 +87,7 @@ def audit(
     prefix: Sequence[Placed],
     segments: Sequence[Segment],
     served: Tensor,
+    keep: Callable[[Sequence[int], Capture], object],
 ) -> tuple[Divergence, Tensor, dict[int, KVBlock]]:
     """Prefill a reused request exactly: how far it diverged, the exact logits, the un-rotated KV of its segments.
 
@@ -96,9 +98,16 @@ def audit(
         prefix: an exact prefix to start from.
         segments: whose KV is wanted, by index.
         served: logits `[positions, vocabulary]` that produced `output`.
+        keep: told the tokens whose exact KV is there, and how to copy it.
     """
-    output = output[: served.shape[0] - 1]
-    logits, true = _forced(runner, ids, output, prefix_plan(len(ids), prefix), segments)
+    output, rope = output[: served.shape[0] - 1], runner.layout.require_movable()
+    true: dict[int, KVBlock] = {}
+
+    def take(cache: PlanCache) -> None:
+        true.update((at, cache.capture(one.start, one.stop).unrotated(rope)) for at, one in enumerate(segments))
+        keep([*ids, *output], cache.capture)
+
+    logits = _forced(runner, ids, output, prefix_plan(len(ids), prefix), take)
     return divergence(logits, served), logits, true
 
 
@@ -108,17 +117,14 @@ def _forced(
     ids: Sequence[int],
     output: Sequence[int],
     plan: PrefillPlan,
-    segments: Sequence[Segment] = (),
-) -> tuple[Tensor, dict[int, KVBlock]]:
+    take: Callable[[PlanCache], None],
+) -> Tensor:
     last = plan.runs[-1]
     whole = PrefillPlan((*plan.runs[:-1], Computed(last.start, len(ids) + len(output))))
     cache = runner.open(whole.length)
     try:
         result = runner.prefill(cache, [*ids, *output], whole, keep=len(output) + 1)
-        rope = runner.layout.require_movable() if segments else None
-        blocks = {
-            index: cache.capture(one.start, one.stop).unrotated(rope) for index, one in enumerate(segments) if rope
-        }
-        return result.logits, blocks
+        take(cache)
+        return result.logits
     finally:
         runner.close(cache)

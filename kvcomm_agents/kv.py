@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -80,3 +81,7 @@ class KVBlock:
             rope.rotate(self.keys, position, out=keys)
         else:
             rope.rotate(rope.unrotate(self.keys, self.position, dtype=torch.float32), position, out=keys)
+
+
+Capture = Callable[[int, int], KVBlock]
+"""Copies the KV of positions `start:stop` out of a context."""

@@ -14,14 +14,12 @@ from .config import ReuseConfig
 from .corrections import Corrections
 from .embedding import Embedder
 from .guard import Features, Guard
-from .kv import KVBlock
+from .kv import Capture, KVBlock
 from .library import Span, SpanLibrary, Tagged
 from .manifest import GUARD, MANIFEST, UNKNOWN, Owner
 from .owntext import OwnText
 from .proposal import Prepared, Proposal, features_of
 from .segments import Segment, after, competing, segment
-
-Capture = Callable[[int, int], KVBlock]  # positions start:stop of a context -> un-rotated KV
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +108,7 @@ class Memory:
             segments: of its prompt.
             ids: prompt and output, as far as their KV is known.
             output_start: where the output begins.
-            capture: KV of the context.
+            capture: un-rotated KV of the context.
             exact: whether that KV is.
         """
         added = []

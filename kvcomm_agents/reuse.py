@@ -16,7 +16,7 @@ from .cache import PlanCache
 from .choice import Choice
 from .config import ReuseConfig, ReuseMode
 from .guard import AuditRecord, Features
-from .kv import KVBlock
+from .kv import Capture, KVBlock
 from .library import Tagged
 from .memory import Memory
 from .plan import Placed
@@ -284,7 +284,11 @@ class Reuse:
         prefix = self._prefix(ids, namespace, exact=True)
         segments = after(whole, prefix[-1].stop if prefix else 0)  # no longer the prefix that was served from
         self._audits[namespace, agent] += 1
-        found, logits, true = audit(self.runner, ids, output, prefix, segments, kept)
+
+        def keep(known: Sequence[int], capture: Capture) -> None:
+            self.store.insert(namespace, known, len(known), capture, agent)  # exact, in place of what was tainted
+
+        found, logits, true = audit(self.runner, ids, output, prefix, segments, kept, keep)
         if choice.rung is not None and choice.features is not None:
             record = AuditRecord(agent, choice.rung, choice.features, found.mean, choice.predicted)
             memory.guard.learn(record)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,12 +18,11 @@ import torch
 from numpy.typing import NDArray
 from rich.filesize import decimal
 
-from .kv import KVBlock
+from .kv import Capture, KVBlock
 
 logger = logging.getLogger(__name__)
 
 Ids = NDArray[np.int64]
-Capture = Callable[[int, int], KVBlock]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from two_agents import QUESTIONS, WORDS, call, chain, made, make_speaker
 
-from kvcomm_agents import EngineConfig, Message, Request, ReuseConfig, SamplingParams
+from kvcomm_agents import Completion, EngineConfig, Message, Request, ReuseConfig, SamplingParams
 from kvcomm_agents.engine import Engine
 from kvcomm_agents.errors import ConfigError
 from kvcomm_agents.models import LoadedModel
@@ -139,26 +140,48 @@ def test_exact_agents_and_judges_get_no_approximate_kv(speaker: LoadedModel) -> 
     engine.close()
 
 
-def test_a_growing_conversation_keeps_its_tainted_past(corrected: Engine) -> None:
-    for question in QUESTIONS[:3]:
-        first, critic = chain(corrected, question)
+def grown(question: str, first: Completion, critic: Completion) -> Request:
+    """The critic is asked once more."""
     history = (
         Message("system", "You are agent critic and have instructions of your own, number 6."),
-        Message("user", f"Check this. The question was: {QUESTIONS[2]}\nThe solver wrote: {first.text}\nIs it right?"),
+        Message("user", f"Check this. The question was: {question}\nThe solver wrote: {first.text}\nIs it right?"),
         Message("assistant", critic.text),
         Message("user", "Are you sure?"),
     )
+    return Request(history, SamplingParams(max_tokens=24), agent="critic")
+
+
+def test_a_growing_conversation_keeps_its_tainted_past(corrected: Engine) -> None:
+    for question in QUESTIONS[:3]:
+        chain(corrected, question)
     assert corrected._worker.inference is not None
-    guard = corrected._worker.inference.reuse.memory("default").guard
+    reuse = corrected._worker.inference.reuse
+    guard = reuse.memory("default").guard
     audited, usual = guard.coverage()[0], guard.usual("critic")
     assert usual.disagreement > 0
-    grown = corrected.generate(Request(history, SamplingParams(max_tokens=24), agent="critic")).report
-    assert grown.placed_corrected_tokens >= critic.report.placed_corrected_tokens
-    assert grown.computed_tokens < 60
+    audits, reuse.config = reuse.config, replace(reuse.config, audit_share=0.0)
+    first, critic = chain(corrected, QUESTIONS[3])
+    reuse.config = audits
+    request = grown(QUESTIONS[3], first, critic)
+    report = corrected.generate(request).report
+    assert report.placed_corrected_tokens >= critic.report.placed_corrected_tokens > 0
+    assert report.computed_tokens < 60
     corrected.settle()
     assert guard.coverage()[0] == audited + 1, "it is measured like any other"
-    exact = corrected.generate(Request(history, SamplingParams(max_tokens=24), agent="critic", reuse="exact")).report
-    assert exact.placed_corrected_tokens == 0
+    assert corrected.generate(replace(request, reuse="exact")).report.placed_corrected_tokens == 0
+
+
+def test_an_audit_makes_a_tainted_past_exact(corrected: Engine, speaker: LoadedModel) -> None:
+    for question in QUESTIONS[:3]:
+        first, critic = chain(corrected, question)
+    assert critic.report.placed_corrected_tokens > 0
+    request = grown(QUESTIONS[2], first, critic)
+    answer = corrected.generate(request)
+    assert answer.report.placed_corrected_tokens == 0
+    assert answer.report.placed_exact_tokens > critic.report.prompt_tokens
+    fresh = made(speaker, mode="off")
+    assert fresh.generate(request).token_ids == answer.token_ids
+    fresh.close()
 
 
 def test_immovable_models_serve_auto_as_exact(tiny: Tiny) -> None:
