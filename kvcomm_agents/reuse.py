@@ -3,37 +3,33 @@
 from __future__ import annotations
 
 import logging
-import random
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from .audit import KEPT, audit, trial
+from .audit import KEPT
+from .auditor import Auditor
 from .cache import PlanCache
 from .choice import Choice
 from .config import ReuseConfig, ReuseMode
-from .guard import AuditRecord, Features
-from .kv import Capture, KVBlock
+from .kv import KVBlock
 from .library import Tagged
 from .memory import Memory
 from .plan import Placed
 from .planner import LADDER, corrected_plan, prefix_plan, prefix_runs
 from .proposal import Proposal
 from .runner import Runner
-from .segments import Segment, after, segment
+from .segments import after, segment
 from .store import KVStore
 from .telemetry import AuditReport
 
 logger = logging.getLogger(__name__)
 
-_TRIED = 0.5  # share of requests that the guard declined that are tried: it may have become too careful
-_ALL_AUDITED = 16  # reused requests of an agent before only a share is audited; as many as the published pool holds
-_YOUNG = 100.0  # that share after 45 audits is three times the configured one
 _EXAMPLES = 2  # behind every correction before `corrected` mode trusts it
-_TRIALS = 8  # exact requests of an agent that are tried on every rung before only a share is
 
 
 class Reuse:
@@ -58,13 +54,15 @@ class Reuse:
         self.runner, self.store, self.config = runner, store, config
         self.urgent: deque[Callable[[], None]] = deque()
         """Work the next request is likely to need: corrections of what was just produced."""
-        self.backlog: deque[Callable[[], None]] = deque()
-        """Work for idle time, oldest first, in pieces no longer than a forward pass: trials, audits, learning."""
-        self._make_memory, self.on_audit = make_memory, on_audit
+        self.auditor = Auditor(runner, store, config, on_audit)
+        self._make_memory = make_memory
         self._memories: dict[str, Memory] = {}
         self._learns = config.learns and runner.layout.rope is not None
-        self._random = random.Random(0)
-        self._audits: Counter[tuple[str, str]] = Counter()
+
+    @property
+    def backlog(self) -> deque[Callable[[], None]]:
+        """Work for idle time, oldest first, in pieces no longer than a forward pass."""
+        return self.auditor.backlog
 
     def memory(self, namespace: str) -> Memory:
         """What a namespace has learned."""
@@ -145,13 +143,12 @@ class Reuse:
             decision = memory.guard.decide(agent, features)
             logger.debug("%s: %s", agent, decision)
             if decision.rung is None:
-                tried = self._random.random() < _TRIED
-                return replace(self._exact(ids, namespace, decision.reason), audited=tried)
+                return replace(self._exact(ids, namespace, decision.reason), audited=self.auditor.tries_declined())
             rung, predicted, novel, reason = decision.rung, decision.predicted, decision.novel, decision.reason
         plan = corrected_plan(len(ids), prefix, proposal.segments, proposal.blocks, LADDER[rung], self.config.min_span)
         if plan.is_exact:
             return self._exact(ids, namespace, _nothing(proposal, self.config.min_placed))
-        audited = novel or self._random.random() < self._audit_chance(namespace, agent)
+        audited = novel or self.auditor.audits(namespace, agent)
         return Choice(plan, rung, proposal.segments, features, predicted, audited=audited, learns=True, reason=reason)
 
     def remember(
@@ -195,9 +192,10 @@ class Reuse:
         kept = torch.stack(list(logits[:KEPT])) if logits else None
         if exact:
             true = {index: capture(one.start, one.stop) for index, one in enumerate(segments) if one.kind != "new"}
-            self.backlog.append(lambda: self._learn_exact(memory, agent, ids, output, prefix, segments, true, kept))
+            self.backlog.append(lambda: self.auditor.learn(memory, agent, ids, output, prefix, segments, true, kept))
         elif kept is not None:
-            self.backlog.append(lambda: self._audit(memory, choice, agent, ids, output, namespace, whole, kept))
+            find = partial(self._prefix, ids, namespace, exact=True)
+            self.auditor.audit(memory, choice, agent, ids, output, find, whole, kept)
         spans = memory.register(agent, whole, known, len(ids), capture, exact=exact)
         self.urgent.append(lambda: memory.foresee(spans))
 
@@ -217,18 +215,7 @@ class Reuse:
 
     def wants_logits(self, choice: Choice, agent: str, namespace: str) -> bool:
         """Whether the distributions of a request should be kept: it will be tried or audited."""
-        if not choice.learns:
-            return False
-        if choice.rung is not None or choice.audited:
-            return choice.audited
-        young = self.memory(namespace).guard.records(agent) < _TRIALS
-        return young or self._random.random() < self.config.audit_share
-
-    def _audit_chance(self, namespace: str, agent: str) -> float:
-        """The configured share, more while few requests of the agent were audited: maps and guard are young."""
-        audits = self._audits[namespace, agent]
-        young = self.config.audit_share > 0 and audits < _ALL_AUDITED
-        return 1.0 if young else self.config.audit_share * (1 + _YOUNG / (5 + audits))
+        return choice.learns and self.auditor.wants_logits(choice, self.memory(namespace), agent)
 
     def _exact(self, ids: Sequence[int], namespace: str, reason: str) -> Choice:
         plan = prefix_plan(len(ids), self._prefix(ids, namespace, exact=True))
@@ -236,64 +223,6 @@ class Reuse:
 
     def _prefix(self, ids: Sequence[int], namespace: str, *, exact: bool) -> list[Placed]:
         return prefix_runs(self.store.match(namespace, ids[:-1], exact=exact), self.config.min_prefix)
-
-    def _learn_exact(
-        self,
-        memory: Memory,
-        agent: str,
-        ids: Sequence[int],
-        output: Sequence[int],
-        prefix: Sequence[Placed],
-        segments: Sequence[Segment],
-        true: dict[int, KVBlock],
-        kept: Tensor | None,
-        known: int | None = None,
-    ) -> None:
-        """Put off: try every rung with the maps as they are, then learn. Nothing is measured on what it taught.
-
-        The rung `known` has been measured already.
-        """
-        if kept is not None:
-            found: list[tuple[dict[int, KVBlock], Features | None]] = []
-            for rung in (rung for rung in range(len(LADDER)) if rung != known):
-
-                def measure(rung: int = rung, kept: Tensor = kept) -> None:
-                    if not found:
-                        found.append(memory.blocks(agent, segments))
-                    blocks, features = found[0]
-                    if features is not None and features.examples:
-                        min_run = self.config.min_span
-                        step = LADDER[rung]
-                        one = trial(self.runner, ids, output, prefix, segments, blocks, kept, step, min_run)
-                        memory.guard.learn(AuditRecord(agent, rung, features, one.mean))
-
-                self.backlog.append(measure)
-        self.backlog.append(lambda: memory.learn(agent, segments, true))
-
-    def _audit(
-        self,
-        memory: Memory,
-        choice: Choice,
-        agent: str,
-        ids: Sequence[int],
-        output: Sequence[int],
-        namespace: str,
-        whole: Sequence[Segment],
-        kept: Tensor,
-    ) -> None:
-        prefix = self._prefix(ids, namespace, exact=True)
-        segments = after(whole, prefix[-1].stop if prefix else 0)  # no longer the prefix that was served from
-        self._audits[namespace, agent] += 1
-
-        def keep(known: Sequence[int], capture: Capture) -> None:
-            self.store.insert(namespace, known, len(known), capture, agent)  # exact, in place of what was tainted
-
-        found, logits, true = audit(self.runner, ids, output, prefix, segments, kept, keep)
-        if choice.rung is not None and choice.features is not None:
-            record = AuditRecord(agent, choice.rung, choice.features, found.mean, choice.predicted)
-            memory.guard.learn(record)
-            self.on_audit(AuditReport(agent, choice.rung_name, found.mean, choice.predicted, namespace))
-        self._learn_exact(memory, agent, ids, output, prefix, segments, true, logits, choice.rung)
 
 
 def _nothing(proposal: Proposal, least: int) -> str:

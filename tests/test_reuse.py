@@ -159,9 +159,9 @@ def test_a_growing_conversation_keeps_its_tainted_past(corrected: Engine) -> Non
     guard = reuse.memory("default").guard
     audited, usual = guard.coverage()[0], guard.usual("critic")
     assert usual.disagreement > 0
-    audits, reuse.config = reuse.config, replace(reuse.config, audit_share=0.0)
+    usually, reuse.auditor.config = reuse.config, replace(reuse.config, audit_share=0.0)
     first, critic = chain(corrected, QUESTIONS[3])
-    reuse.config = audits
+    reuse.auditor.config = usually
     request = grown(QUESTIONS[3], first, critic)
     report = corrected.generate(request).report
     assert report.placed_corrected_tokens >= critic.report.placed_corrected_tokens > 0
