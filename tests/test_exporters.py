@@ -196,6 +196,7 @@ def test_spans_are_the_reports(watched: Watched) -> None:
         assert phases[-1].end_time == pytest.approx(span.end_time, abs=1e4)
     audits = [span for span in spans if span.name == "kvcomm audit"]
     assert [span.attributes["kvcomm.divergence"] for span in audits] == [one.divergence for one in watched.audits]
+    assert {span.attributes["kvcomm.namespace"] for span in audits} == {"default"}
 
 
 def test_a_request_is_a_child_of_the_callers_span(watched: Watched) -> None:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from ..engine import Engine
 
+_AUDITED = ("agent", "namespace", "rung", "divergence", "predicted")
+
 
 class OpenTelemetryExporter:
     """Spans of the requests of the engines it watches.
@@ -71,7 +73,7 @@ class _Watch:
 
     def on_audit(self, report: AuditReport) -> None:
         now = time.time_ns()
-        attributes = {f"kvcomm.{name}": getattr(report, name) for name in ("agent", "rung", "divergence", "predicted")}
+        attributes = {f"kvcomm.{name}": getattr(report, name) for name in _AUDITED}
         self._tracer.start_span(
             "kvcomm audit", attributes={**attributes, "kvcomm.model": self._model}, start_time=now
         ).end(now)
