@@ -37,6 +37,7 @@ def plot_fidelity(report: Mapping[str, Any], file: Path) -> None:
     pyplot = pyplot_module()
     figure, axes = pyplot.subplots(figsize=(9, 5.5))
     taken: list[tuple[float, float]] = []
+    margin = 0.03  # at the left, of the axis
     shown = {name: one for name, one in report["strategies"].items() if one["kl_mean"] > _FLOOR}
     for name, one in sorted(shown.items(), key=lambda item: -item[1]["kl_mean"]):
         x, y = 100 * one["computed_fraction"], one["kl_mean"]
@@ -51,22 +52,21 @@ def plot_fidelity(report: Mapping[str, Any], file: Path) -> None:
             elinewidth=0.8,
             alpha=0.9,
         )
-        label_y = y
+        points = ((100 * other["computed_fraction"], other["kl_mean"]) for other in shown.values())
+        left = any(0 < at - x < 4 and 0.85 < y / above < 1.18 for at, above in points)  # a point would be under it
+        if name == "guarded":  # below its interval
+            axes.annotate(name, (x, y), xytext=(x, 0.96 * low), ha="center", va="top", fontsize=9, weight="bold")
+            continue
+        margin = max(margin, 0.14 if left and x < 4 else 0.0)
+        label_x, label_y = x + (-0.8 if left else 0.8), y
         # Labels that would lie on one another move down.
-        while any(abs(x - at) < 7 and 0.90 < label_y / above < 1.11 for at, above in taken):
+        while any(abs(label_x - at) < 7 and 0.90 < label_y / above < 1.11 for at, above in taken):
             label_y *= 0.97
-        taken.append((x, label_y))
-        axes.annotate(
-            name,
-            (x, y),
-            xytext=(x + 0.8, label_y),
-            va="center",
-            fontsize=9,
-            weight="bold" if name == "guarded" else "normal",
-        )
+        taken.append((label_x, label_y))
+        axes.annotate(name, (x, y), xytext=(label_x, label_y), ha="right" if left else "left", va="center", fontsize=9)
     axes.set_yscale("log")
     widest = max((100 * one["computed_fraction"] for one in shown.values()), default=1.0)
-    axes.set_xlim(-0.03 * widest, 1.13 * widest)  # room for labels
+    axes.set_xlim(-margin * widest, 1.13 * widest)  # room for labels
     axes.set_xlabel("prompt tokens through the model, % of all")
     axes.set_ylabel("mean KL(dense ‖ strategy) per token, nats")
     exact = [name for name, one in report["strategies"].items() if one["kl_mean"] <= _FLOOR]
