@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+WORKERS ?= 2
 EXTRAS := langgraph,autogen,agent-framework,ag2,ag2-classic,tools,embeddings,prometheus,otel,plot,notebooks,dev
 
 .DEFAULT_GOAL := help
@@ -26,8 +27,8 @@ demo: model ## run the demo on the default model
 	@$(BIN)/kvcomm demo
 
 test: model ## run all tests, those with real weights too
-	@echo "running the tests, on one thread: tiny models are slower on more"
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -q
+	@echo "running the tests in $(WORKERS) processes, each on one thread: tiny models are slower on more"
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -q -n $(WORKERS)
 	@echo "running the tests of the kernels for CUDA, in Triton's interpreter"
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} TRITON_INTERPRET=1 $(BIN)/python -m pytest -q tests/kernels
 
