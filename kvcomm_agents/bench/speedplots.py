@@ -58,7 +58,9 @@ def _bars(axes: Any, report: Mapping[str, Any]) -> None:
     axes.set_xticklabels(labels, fontsize=7 if long else 9, rotation=60 if long else 0)
     axes.set_ylabel("time to first token, ms, median")
     axes.set_xlabel("agent and prompt tokens")
-    axes.legend(fontsize=8)
+    tallest = max(1e3 * seconds for one in agents for seconds in one["ttft_s"].values())
+    axes.set_ylim(top=8 * tallest)  # room for the legend
+    axes.legend(fontsize=8, ncols=2)
     axes.grid(alpha=0.25, axis="y")
 
 
