@@ -18,6 +18,7 @@ class Rung:
     Args:
         name: for reports.
         heads: tokens computed at the head of each span.
+        warmed: the same of spans whose base was warmed: it knows no context, and its first tokens are the furthest off.
         joints: tokens computed at the head of static text, where it follows a span.
         connectives: whether static text between spans is computed whole.
         tail: static tokens computed at the prompt's end, at most; new text there always is.
@@ -26,6 +27,7 @@ class Rung:
 
     name: str
     heads: int = 0
+    warmed: int = 0
     joints: int = 0
     connectives: bool = False
     tail: int = 64
@@ -33,10 +35,10 @@ class Rung:
 
 
 LADDER = (
-    Rung("placed", least=12),
-    Rung("heads", heads=6, least=12),
-    Rung("joints", heads=6, joints=6, least=12),
-    Rung("connectives", heads=6, connectives=True, least=12),
+    Rung("placed", warmed=8, least=12),
+    Rung("heads", heads=6, warmed=16, least=12),
+    Rung("joints", heads=6, warmed=32, joints=6, least=12),
+    Rung("connectives", heads=6, warmed=48, connectives=True, least=12),
 )
 """From the least computed to the most; above it there is only dense."""
 
@@ -84,7 +86,7 @@ def corrected_plan(
         block = blocks.get(index)
         start, stop = one.start, max(one.start, min(one.stop, length - rung.least))
         if one.kind == "span":
-            start = min(stop, start + max(0, rung.heads - one.offset))
+            start = min(stop, start + max(0, (rung.warmed if one.warmed else rung.heads) - one.offset))
         elif one.kind == "static":
             start = stop if rung.connectives else min(stop, start + rung.joints)
             stop = min(stop, max(tail, start))

@@ -33,6 +33,7 @@ class Segment:
         slot: where a span lands; `None` for other kinds.
         producer: the agent whose context a span's donor is.
         written: whether the producer wrote the span, rather than read it.
+        warmed: whether its base was warmed, and has no donor.
     """
 
     start: int
@@ -43,6 +44,7 @@ class Segment:
     slot: Slot | None = None
     producer: str = field(default="", compare=False)
     written: bool = field(default=False, compare=False)
+    warmed: bool = field(default=False, compare=False)
 
     @property
     def tokens(self) -> int:
@@ -88,7 +90,7 @@ def segment(
             kind: Kind = "static" if own else "span"
             known = library[span]
             written = known.origin == "output"
-            found.append(Segment(first, stop, kind, span, offset, slot, known.producer, written))
+            found.append(Segment(first, stop, kind, span, offset, slot, known.producer, written, known.warmed))
         at = match.stop
     if at < len(ids):
         found += _new(at, len(ids), cuts)

@@ -110,6 +110,8 @@ def test_the_ladder_is_as_explained() -> None:
     assert f"last {LADDER[0].tail} of" in placed
     assert f"first {LADDER[1].heads} tokens of each span" in heads
     assert f"first {LADDER[2].joints} of" in joints
+    first, second, third, last = (rung.warmed for rung in LADDER)
+    assert f"first {first}, {second}, {third} and {last} tokens" in _page("how-it-works.md")
 
 
 def test_every_setting_and_field_is_explained_with_its_default() -> None:

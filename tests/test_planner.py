@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -50,6 +52,17 @@ def test_rungs(kinds: list[tuple[Kind, int, bool]], prefix: int) -> None:
                 assert not rung.connectives
                 assert run.start - one.start >= rung.joints
     assert computed == sorted(computed)
+
+
+def test_more_is_computed_of_what_was_warmed() -> None:
+    segments, blocks = laid_out([("span", 60, True), ("new", 10, False)], 0)
+    warmed = [replace(segments[0], warmed=True), segments[1]]
+    for rung in LADDER:
+        plan = corrected_plan(70, [], warmed, blocks, rung, min_run=6)
+        assert [(run.start, run.stop) for run in plan.placed] == [(rung.warmed, 60 if rung.least <= 10 else 58)]
+        assert rung.warmed > rung.heads
+    rest = [replace(warmed[0], offset=30), segments[1]]  # a prefix ended within it
+    assert corrected_plan(70, [], rest, blocks, LADDER[1], min_run=6).placed[0].start == 0
 
 
 def test_the_end_is_computed_whatever_it_is() -> None:

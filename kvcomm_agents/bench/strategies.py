@@ -217,7 +217,7 @@ def _corrected(corrector: str, heads: int = 0, *, connectives: bool = False) -> 
         for piece in case.instance.spans:
             base = bases(case, piece)[0]
             blocks[piece] = learned.correctors[corrector].correct(Slot(case.instance.agent, piece.name), base).block
-        return Chosen(assemble(case, blocks, Rung(corrector, heads, connectives, tail=_WHOLE_TAIL)))
+        return Chosen(assemble(case, blocks, Rung(corrector, heads=heads, connectives=connectives, tail=_WHOLE_TAIL)))
 
     return strategy
 
