@@ -13,7 +13,7 @@ from .choice import Choice
 from .config import ReuseConfig
 from .guard import AuditRecord, Features
 from .kv import Capture, KVBlock
-from .memory import Memory
+from .memory import Lesson, Memory
 from .plan import Placed
 from .planner import LADDER
 from .runner import Runner
@@ -71,7 +71,7 @@ class Auditor:
         output: Sequence[int],
         prefix: Sequence[Placed],
         segments: Sequence[Segment],
-        true: dict[int, KVBlock],
+        lessons: Sequence[Lesson],
         kept: Tensor | None,
         known: int | None = None,
     ) -> None:
@@ -84,7 +84,7 @@ class Auditor:
             output: what was produced.
             prefix: the exact prefix.
             segments: of the rest.
-            true: their exact un-rotated KV, by index.
+            lessons: what is learned from.
             kept: exact logits `[positions, vocabulary]` that predict `output`; without them nothing is tried.
             known: the rung that has been measured already.
         """
@@ -103,7 +103,7 @@ class Auditor:
                         memory.guard.learn(AuditRecord(agent, rung, features, one.mean))
 
                 self.backlog.append(measure)
-        self.backlog.append(lambda: memory.learn(agent, segments, true))
+        self.backlog.append(lambda: memory.learn(agent, lessons))
 
     def audit(
         self,
@@ -114,6 +114,7 @@ class Auditor:
         output: Sequence[int],
         find_prefix: Callable[[], Sequence[Placed]],
         whole: Sequence[Segment],
+        subjects: Sequence[Segment],
         kept: Tensor,
     ) -> None:
         """Put off: prefill a reused request exactly, tell the guard what it cost, and learn from it.
@@ -124,8 +125,9 @@ class Auditor:
             agent: whose it was.
             ids: its prompt.
             output: what was produced.
-            find_prefix: the longest exact prefix at that time, no longer the one that was served from.
+            find_prefix: the longest exact prefix at that time; by then it holds what the request itself computed.
             whole: segments of the whole prompt.
+            subjects: those that are learned from.
             kept: logits `[positions, vocabulary]` that it was served from.
         """
         namespace = memory.namespace
@@ -137,11 +139,12 @@ class Auditor:
             prefix = find_prefix()
             segments = after(whole, prefix[-1].stop if prefix else 0)
             self._audits[namespace, agent] += 1
-            found, logits, true = audit(self.runner, ids, output, prefix, segments, kept, keep)
+            found, logits, true = audit(self.runner, ids, output, prefix, subjects, kept, keep)
             if choice.rung is not None and choice.features is not None:
                 record = AuditRecord(agent, choice.rung, choice.features, found.mean, choice.predicted)
                 memory.guard.learn(record)
                 self.on_audit(AuditReport(agent, choice.rung_name, found.mean, choice.predicted, namespace))
-            self.learn(memory, agent, ids, output, prefix, segments, true, logits, choice.rung)
+            taught = [(one, true[at]) for at, one in enumerate(subjects)]
+            self.learn(memory, agent, ids, output, prefix, segments, taught, logits, choice.rung)
 
         self.backlog.append(measure)

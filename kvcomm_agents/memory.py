@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from .manifest import GUARD, MANIFEST, UNKNOWN, Owner
 from .owntext import OwnText
 from .proposal import Prepared, Proposal, features_of
 from .segments import Segment, after, competing, segment
+
+Lesson = tuple[Segment, KVBlock]
 
 logger = logging.getLogger(__name__)
 
@@ -148,18 +150,17 @@ class Memory:
         """
         return self.library.add(ids, base, producer=f"warm-up {min(rank, _RANKS)}", origin="warm", exact=True)
 
-    def learn(self, agent: str, segments: Sequence[Segment], true_kv: Mapping[int, KVBlock]) -> None:
+    def learn(self, agent: str, lessons: Sequence[Lesson]) -> None:
         """Learn from a context whose KV is exact: every span and every recurring text in it is an example.
 
         Args:
             agent: whose context.
-            segments: of its prompt.
-            true_kv: their un-rotated KV in it, by index.
+            lessons: segments of its prompt, with their un-rotated KV in it.
         """
-        for index, one in enumerate(segments):
+        for one, true in lessons:
             if one.kind == "new" or one.span not in self.library:
                 continue
-            span, true = self.library[one.span], true_kv[index]
+            span = self.library[one.span]
             if one.slot is None:
                 self._own.learn(agent, one, span, true)
                 continue

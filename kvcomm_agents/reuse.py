@@ -182,20 +182,22 @@ class Reuse:
         prefix = [run for run in choice.plan.placed if run.exact]
         # New text is a span as a whole, also where its first tokens happen to be in the prefix store.
         whole = segment(ids, agent, memory.library, choice.cuts, choice.tagged)
-        segments = choice.segments
-        if segments is None:
-            segments = after(whole, prefix[-1].stop if prefix else 0)
+        start = prefix[-1].stop if prefix else 0
+        segments = after(whole, start) if choice.segments is None else choice.segments
+        # A span is learned from as a whole, also where the exact prefix reaches into it.
+        entire = {one.stop: one for one in whole if one.kind == "span"}
+        subjects = [entire.get(one.stop, one) for one in after(whole, start) if one.kind != "new"]
 
         def capture(start: int, stop: int) -> KVBlock:
             return cache.capture(start, stop).unrotated(rope)
 
         kept = torch.stack(list(logits[:KEPT])) if logits else None
         if exact:
-            true = {index: capture(one.start, one.stop) for index, one in enumerate(segments) if one.kind != "new"}
-            self.backlog.append(lambda: self.auditor.learn(memory, agent, ids, output, prefix, segments, true, kept))
+            taught = [(one, capture(one.start, one.stop)) for one in subjects]
+            self.backlog.append(lambda: self.auditor.learn(memory, agent, ids, output, prefix, segments, taught, kept))
         elif kept is not None:
             find = partial(self._prefix, ids, namespace, exact=True)
-            self.auditor.audit(memory, choice, agent, ids, output, find, whole, kept)
+            self.auditor.audit(memory, choice, agent, ids, output, find, whole, subjects, kept)
         spans = memory.register(agent, whole, known, len(ids), capture, exact=exact)
         self.urgent.append(lambda: memory.foresee(spans))
 

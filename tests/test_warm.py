@@ -245,3 +245,14 @@ def test_a_large_warm_up_pushes_out_its_like_and_no_donor(speaker: LoadedModel) 
     warmed = [span.base.nbytes for span in library.spans() if span.warmed]
     assert 0 < sum(warmed) <= 100_000
     engine.close()
+
+
+def test_an_audited_reader_becomes_the_donor_of_all_that_it_read(speaker: LoadedModel) -> None:
+    """Though the first tokens of a text, which it computed, are in its exact prefix by then."""
+    engine = made(speaker, mode="corrected")
+    for seed in range(6):
+        engine.warm([passage(seed)])
+        report = ask(engine, "reader", (seed,)).report
+    assert report.placed_corrected_tokens > 20
+    assert [span for span in memory(engine).library.spans() if span.warmed] == []
+    engine.close()

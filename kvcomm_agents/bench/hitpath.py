@@ -94,7 +94,7 @@ def _row(
     for _ in range(2):
         ids = prompt()
         segments = memory.propose(ids, agent, 0).segments
-        memory.learn(agent, segments, {i: _blank(runner, one.tokens) for i, one in enumerate(segments)})
+        memory.learn(agent, [(one, _blank(runner, one.tokens)) for one in segments])
     times: dict[str, list[float]] = {name: [] for name in ("match", "correct", "assemble", "forward", "dense")}
     corrected = 0
     for _ in range(rounds + 1):
