@@ -90,7 +90,8 @@ class Replay:
 
     def __init__(self, model: PreTrainedModel, layout: KVLayout) -> None:
         self.model, self.layout = model, layout
-        self.heads = int(model.config.get_text_config(decoder=True).num_attention_heads)
+        heads = getattr(model.config.get_text_config(decoder=True), "num_attention_heads", None)
+        self.heads = heads if isinstance(heads, int) else 0  # a list, where layers differ
         self._seen: Counter[TileShape] = Counter()
         self._recorded: dict[TileShape, Recorded] = {}
         self._usable = kernels.available(layout.device) and tiles.fits(layout, self.heads)

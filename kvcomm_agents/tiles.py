@@ -146,4 +146,5 @@ class Tiles:
 
 def fits(layout: KVLayout, heads: int) -> bool:
     """Whether a model's attention can go by tiles: its dtype and its groups of heads."""
-    return layout.dtype in _DTYPES and heads % layout.kv_heads == 0 and power(heads // layout.kv_heads) <= _ROWS
+    group, rest = divmod(heads, layout.kv_heads)
+    return layout.dtype in _DTYPES and group >= 1 and rest == 0 and power(group) <= _ROWS

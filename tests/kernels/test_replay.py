@@ -22,7 +22,7 @@ from kvcomm_agents.models import LoadedModel
 from kvcomm_agents.plan import Computed, Placed, PrefillPlan
 from kvcomm_agents.replay import Replay
 from kvcomm_agents.runner import Runner
-from kvcomm_agents.tiles import Tiles
+from kvcomm_agents.tiles import Tiles, fits
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 pytestmark = pytest.mark.skipif(not kernels.available(DEVICE), reason="needs CUDA, or TRITON_INTERPRET=1 and Triton")
@@ -172,7 +172,11 @@ def test_a_model_that_it_cannot_lay_out_is_served_plainly(monkeypatch: pytest.Mo
     runner = on_device(loaded)
     monkeypatch.setattr("kvcomm_agents.tiles._ROWS", 1)
     replay = Replay(loaded.model, runner.layout)
+    assert replay.heads == 4
     part = Part(context(runner, 5, 0), [1], slice(5, 6))
     for _ in range(3):
         replay.learn([part], torch.zeros(1, 300, device=DEVICE))
         assert replay.play([part]) is None
+    monkeypatch.undo()
+    assert all(fits(runner.layout, heads) for heads in (2, 4, 6, 128))
+    assert not any(fits(runner.layout, heads) for heads in (0, 1, 3, 130))
