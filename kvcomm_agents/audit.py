@@ -7,10 +7,10 @@ reused and prefills it densely. Both compare next-token distributions at every p
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from .cache import PlanCache
@@ -48,7 +48,8 @@ def divergence(dense: Tensor, other: Tensor) -> Divergence:
 
 def forced(runner: Runner, ids: Sequence[int], output: Sequence[int], plan: PrefillPlan) -> Tensor:
     """Logits `[1 + len(output), vocabulary]` that predict `output` and what follows, the prompt run by a plan."""
-    return _forced(runner, ids, output, plan, lambda cache: None)
+    with _forced(runner, ids, output, plan) as (logits, _):
+        return logits
 
 
 def trial(
@@ -88,7 +89,7 @@ def audit(
     segments: Sequence[Segment],
     served: Tensor,
     keep: Callable[[Sequence[int], Capture], object],
-) -> tuple[Divergence, Tensor, dict[int, KVBlock]]:
+) -> tuple[Divergence, Tensor, list[KVBlock]]:
     """Prefill a reused request exactly: how far it diverged, the exact logits, the un-rotated KV of its segments.
 
     Args:
@@ -96,35 +97,26 @@ def audit(
         ids: the prompt.
         output: what was produced.
         prefix: an exact prefix to start from.
-        segments: whose KV is wanted, by index.
+        segments: whose KV is wanted.
         served: logits `[positions, vocabulary]` that produced `output`.
         keep: told the tokens whose exact KV is there, and how to copy it.
     """
     output, rope = output[: served.shape[0] - 1], runner.layout.require_movable()
-    true: dict[int, KVBlock] = {}
-
-    def take(cache: PlanCache) -> None:
-        true.update((at, cache.capture(one.start, one.stop).unrotated(rope)) for at, one in enumerate(segments))
+    with _forced(runner, ids, output, prefix_plan(len(ids), prefix)) as (logits, cache):
+        true = [cache.capture(one.start, one.stop).unrotated(rope) for one in segments]
         keep([*ids, *output], cache.capture)
-
-    logits = _forced(runner, ids, output, prefix_plan(len(ids), prefix), take)
     return divergence(logits, served), logits, true
 
 
-@torch.no_grad()
+@contextmanager
 def _forced(
-    runner: Runner,
-    ids: Sequence[int],
-    output: Sequence[int],
-    plan: PrefillPlan,
-    take: Callable[[PlanCache], None],
-) -> Tensor:
+    runner: Runner, ids: Sequence[int], output: Sequence[int], plan: PrefillPlan
+) -> Iterator[tuple[Tensor, PlanCache]]:
+    """The logits of `forced`, and the context while it is open."""
     last = plan.runs[-1]
     whole = PrefillPlan((*plan.runs[:-1], Computed(last.start, len(ids) + len(output))))
     cache = runner.open(whole.length)
     try:
-        result = runner.prefill(cache, [*ids, *output], whole, keep=len(output) + 1)
-        take(cache)
-        return result.logits
+        yield runner.prefill(cache, [*ids, *output], whole, keep=len(output) + 1).logits, cache
     finally:
         runner.close(cache)

@@ -144,7 +144,7 @@ class Auditor:
                 record = AuditRecord(agent, choice.rung, choice.features, found.mean, choice.predicted)
                 memory.guard.learn(record)
                 self.on_audit(AuditReport(agent, choice.rung_name, found.mean, choice.predicted, namespace))
-            taught = [(one, true[at]) for at, one in enumerate(subjects)]
+            taught = list(zip(subjects, true, strict=True))
             self.learn(memory, agent, ids, output, prefix, segments, taught, logits, choice.rung)
 
         self.backlog.append(measure)

@@ -18,7 +18,6 @@ class Choice:
     Args:
         plan: what the runner executes.
         rung: index into `LADDER`; `None` where nothing approximate is placed.
-        segments: of the prompt behind its prefix; `None` if nobody asked yet.
         features: what the guard went by.
         predicted: mean KL per token it expects.
         cuts: where its messages begin and end.
@@ -32,7 +31,6 @@ class Choice:
 
     plan: PrefillPlan
     rung: int | None = None
-    segments: tuple[Segment, ...] | None = None
     features: Features | None = None
     predicted: float = 0.0
     cuts: tuple[int, ...] = ()

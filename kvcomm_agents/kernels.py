@@ -9,6 +9,9 @@ from typing import Any
 
 import torch
 
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+"""Of KV that kernels know."""
+
 
 def available(device: torch.device) -> bool:
     """Whether kernels run here: Triton is installed, and the device is CUDA or Triton interprets."""

@@ -149,7 +149,7 @@ class Reuse:
         if plan.is_exact:
             return self._exact(ids, namespace, _nothing(proposal, self.config.min_placed))
         audited = novel or self.auditor.audits(namespace, agent)
-        return Choice(plan, rung, proposal.segments, features, predicted, audited=audited, learns=True, reason=reason)
+        return Choice(plan, rung, features, predicted, audited=audited, learns=True, reason=reason)
 
     def remember(
         self,
@@ -182,11 +182,10 @@ class Reuse:
         prefix = [run for run in choice.plan.placed if run.exact]
         # New text is a span as a whole, also where its first tokens happen to be in the prefix store.
         whole = segment(ids, agent, memory.library, choice.cuts, choice.tagged)
-        start = prefix[-1].stop if prefix else 0
-        segments = after(whole, start) if choice.segments is None else choice.segments
+        segments = after(whole, prefix[-1].stop if prefix else 0)
         # A span is learned from as a whole, also where the exact prefix reaches into it.
         entire = {one.stop: one for one in whole if one.kind == "span"}
-        subjects = [entire.get(one.stop, one) for one in after(whole, start) if one.kind != "new"]
+        subjects = [entire.get(one.stop, one) for one in segments if one.kind != "new"]
 
         def capture(start: int, stop: int) -> KVBlock:
             return cache.capture(start, stop).unrotated(rope)

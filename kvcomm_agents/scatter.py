@@ -12,12 +12,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .kernels import kernel, power
+from .kernels import DTYPES, kernel, power
 from .plan import Placed
 from .rope import Rope
 
 _TILE = 16  # tokens a program moves
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _MOVED, _UNROTATED, _AS_CACHED = 2, 1, 0
 
 
@@ -73,7 +72,7 @@ def _fits(run: Placed, keys: Tensor, values: Tensor, rope: Rope | None) -> bool:
     block = run.block
     return (
         (rope is not None or block.position == run.start)
-        and keys.dtype in _DTYPES
+        and keys.dtype in DTYPES
         and all(
             one.dtype == into.dtype and one.device == into.device and one.stride(-1) == 1 and into.is_contiguous()
             for one, into in ((block.keys, keys), (block.values, values))

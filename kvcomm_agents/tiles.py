@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .attention import Part
-from .kernels import kernel, power
+from .kernels import DTYPES, kernel, power
 from .layout import KVLayout
 
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _ROWS = 64  # of queries a program works on, at most: those of a tile at the heads of a group
 _PROGRAMS = 256  # about as many keep a GPU busy
 _SPLITS = 16  # most parts that a context's keys are split into
@@ -49,6 +49,27 @@ def longest_tile(group: int) -> int:
     return max(1, min(16, _ROWS // power(group)))
 
 
+def constants(layout: KVLayout, heads: int, shape: TileShape) -> dict[str, dict[str, Any]]:
+    """What each kernel is compiled for, by its name, and how it is launched."""
+    group = heads // layout.kv_heads
+    programs = shape.tiles * layout.kv_heads
+    value = {"VALUE_DIM": layout.value_dim, "VALUE_BLOCK": max(16, power(layout.value_dim)), "TILE": shape.tile}
+    write = {"KEY_DIM": layout.key_dim, "KEY_BLOCK": max(16, power(layout.key_dim)), **value}
+    rows = {
+        "GROUP": group,
+        "ROWS": max(16, power(shape.tile * group)),
+        "SPLITS": min(_SPLITS, power(max(1, _PROGRAMS // programs))),
+    }
+    attend = {
+        "KEYS": 32 if layout.dtype == torch.float32 else 64,
+        "ALIGNED": layout.key_dim % 8 == 0 and layout.value_dim % 8 == 0,
+        "num_stages": 2,  # three would not fit into the shared memory of smaller GPUs
+        **write,
+        **rows,
+    }
+    return {"write_kernel": write, "attend_kernel": attend, "merge_kernel": {**value, **rows}}
+
+
 class Tiles:
     """The tokens of one forward pass in tiles of a shape.
 
@@ -65,16 +86,11 @@ class Tiles:
         self._host = torch.zeros(sum(sizes), dtype=torch.int64, pin_memory=pinned)
         self._there = self._host.to(layout.device)
         self.ids, self._positions, self.kept, self._table = torch.split(self._there, sizes)
-        self._rows = max(16, power(shape.tile * self._group))
-        programs = shape.tiles * layout.kv_heads
-        self._splits = min(_SPLITS, power(max(1, _PROGRAMS // programs)))
-        partial = shape.tiles, layout.kv_heads, self._splits, self._rows
+        self._constants = constants(layout, heads, shape)
+        rows = self._constants["attend_kernel"]
+        partial = shape.tiles, layout.kv_heads, rows["SPLITS"], rows["ROWS"]
         self._sums = torch.empty(*partial, layout.value_dim, device=layout.device)
         self._tops, self._totals = (torch.empty(partial, device=layout.device) for _ in range(2))
-
-    @property
-    def _group(self) -> int:
-        return self.heads // self.layout.kv_heads
 
     @property
     def positions(self) -> Tensor:
@@ -105,12 +121,12 @@ class Tiles:
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
         """As `Ragged.attend`, by what was filled in last. `query`, `key` and `value` have adjacent channels."""
-        layout, shape, group = self.layout, self.shape, self._group
+        layout, shape = self.layout, self.shape
         query, key, value = (one if one.stride(-1) == 1 else one.contiguous() for one in (query, key, value))
-        blocks = {"VALUE_DIM": layout.value_dim, "VALUE_BLOCK": max(16, power(layout.value_dim)), "TILE": shape.tile}
-        keyed = {"KEY_DIM": layout.key_dim, "KEY_BLOCK": max(16, power(layout.key_dim)), **blocks}
-        rows = {"GROUP": group, "ROWS": self._rows, "SPLITS": self._splits}
-        kernel("tiles_kernel", "write_kernel")[(shape.tokens, layout.kv_heads)](
+        result = query.new_empty(1, shape.tokens, self.heads, layout.value_dim)
+        self._launch(
+            "write_kernel",
+            (shape.tokens, layout.kv_heads),
             self._table,
             self._positions,
             key,
@@ -119,9 +135,10 @@ class Tiles:
             layout.kv_heads,
             *key.stride()[1:3],
             *value.stride()[1:3],
-            **keyed,
         )
-        kernel("tiles_kernel", "attend_kernel")[(shape.tiles, layout.kv_heads, self._splits)](
+        self._launch(
+            "attend_kernel",
+            self._tops.shape[:3],
             self._table,
             self._positions,
             query,
@@ -131,20 +148,15 @@ class Tiles:
             layer,
             layout.key_dim**-0.5 if scale is None else scale,
             *query.stride()[1:3],
-            KEYS=32 if query.dtype == torch.float32 else 64,
-            ALIGNED=layout.key_dim % 8 == 0 and layout.value_dim % 8 == 0,
-            num_stages=2,  # three would not fit into the shared memory of smaller GPUs
-            **keyed,
-            **rows,
         )
-        result = query.new_empty(1, shape.tokens, self.heads, layout.value_dim)
-        kernel("tiles_kernel", "merge_kernel")[(shape.tiles, layout.kv_heads)](
-            self._sums, self._tops, self._totals, result, **blocks, **rows
-        )
+        self._launch("merge_kernel", self._tops.shape[:2], self._sums, self._tops, self._totals, result)
         return result
+
+    def _launch(self, name: str, grid: Sequence[int], *arguments: Any) -> None:
+        kernel("tiles_kernel", name)[tuple(grid)](*arguments, **self._constants[name])
 
 
 def fits(layout: KVLayout, heads: int) -> bool:
     """Whether a model's attention can go by tiles: its dtype and its groups of heads."""
     group, rest = divmod(heads, layout.kv_heads)
-    return layout.dtype in _DTYPES and group >= 1 and rest == 0 and power(group) <= _ROWS
+    return layout.dtype in DTYPES and group >= 1 and rest == 0 and power(group) <= _ROWS

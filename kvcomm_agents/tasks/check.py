@@ -58,6 +58,7 @@ def check(task: Task, answer: str, timeout_s: float = 5.0, memory_mb: int = 512)
         timeout_s: seconds until the process is killed.
         memory_mb: most memory that it may ask for, where the platform can limit it.
     """
+    too_long = CheckResult(False, f"ran longer than {timeout_s:g} s")
     limits = _LIMITS.format(seconds=max(1, round(timeout_s)), bytes=memory_mb << 20)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "answer.py").write_text(extract_code(answer), encoding="utf-8")
@@ -74,10 +75,10 @@ def check(task: Task, answer: str, timeout_s: float = 5.0, memory_mb: int = 512)
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return CheckResult(False, f"ran longer than {timeout_s:g} s")
+            return too_long
     # Its clock of processor time may strike before ours: it counts every thread, and in coarse ticks.
     if hasattr(signal, "SIGXCPU") and run.returncode == -signal.SIGXCPU:
-        return CheckResult(False, f"ran longer than {timeout_s:g} s")
+        return too_long
     # The exit code alone would let an answer pass that calls `sys.exit(0)`.
     if run.returncode == 0 and run.stdout.decode(errors="replace").rstrip().endswith("all passed"):
         return CheckResult(True)
