@@ -30,17 +30,18 @@ test: model ## run all tests, those with real weights too
 	@echo "running the tests in $(WORKERS) processes, each on one thread: tiny models are slower on more"
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -q -n $(WORKERS)
 	@echo "running the tests of the kernels for CUDA, in Triton's interpreter"
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} TRITON_INTERPRET=1 $(BIN)/python -m pytest -q tests/kernels
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} TRITON_INTERPRET=1 $(BIN)/python -m pytest -q tests/backends/kernels
 
 notebooks: model ## run the notebooks in examples/ and keep their outputs
 	@echo "running the notebooks"
 	@$(BIN)/python tests/notebook_runs.py
 
-check: $(STAMP) ## lint, format check, types
-	@echo "checking lint, format and types"
+check: $(STAMP) ## lint, format check, types, arrows between packages
+	@echo "checking lint, format, types and imports"
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
 
 bench: $(STAMP) ## list what can be measured, and how
 	@$(BIN)/kvcomm bench --help

@@ -20,13 +20,14 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from benchmarks.data import load_rows
 from kvcomm_agents import LoadedModel, load_model
-from kvcomm_agents.audit import divergence, forced
-from kvcomm_agents.bench.data import load_rows
-from kvcomm_agents.packing import Pack, pack, pack_rows, packed_mask
+from kvcomm_agents.backends.transformers.forced import forced
+from kvcomm_agents.backends.transformers.packing import Pack, pack, pack_rows, packed_mask
+from kvcomm_agents.backends.transformers.runner import Runner
+from kvcomm_agents.engine.warmup import prefill_packed
 from kvcomm_agents.plan import Computed, Placed, PrefillPlan, dense
-from kvcomm_agents.runner import Runner
-from kvcomm_agents.warm import prefill_packed
+from kvcomm_agents.planning.divergence import divergence
 
 MODES = ("full", "intra", "anchored")
 GROUP, TAIL = 4, 48  # documents that are measured together; the last is computed behind the others

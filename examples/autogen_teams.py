@@ -33,8 +33,8 @@ from autogen_core.models import AssistantMessage, CreateResult, LLMMessage
 
 from autogen_kvcomm import KVCommChatCompletionClient
 from kvcomm_agents.config import EngineConfig, ReuseConfig
-from kvcomm_agents.engine import shared_engine
-from kvcomm_agents.telemetry import AuditReport, RequestReport
+from kvcomm_agents.engine.engine import shared_engine
+from kvcomm_agents.observe.report import AuditReport, RequestReport
 
 ROLES = {
     "writer": "You are the writer of a small team. Answer the question in two plain sentences. Do not use lists.",

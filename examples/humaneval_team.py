@@ -17,7 +17,7 @@ from typing import Any
 from langchain_core.messages import HumanMessage, SystemMessage
 from langgraph.graph import START, MessagesState, StateGraph
 
-from kvcomm_agents.bench.data import Row, load_rows
+from benchmarks.data import Row, load_rows
 from kvcomm_agents.tasks import Task, check, extract_code
 from langchain_kvcomm import ChatKVComm
 

@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Any
 from . import errors
 from ._version import __version__
 from .config import EngineConfig, ReuseConfig
+from .observe.report import RequestReport
 from .request import Completion, Constraint, Message, Request, SamplingParams, TextChunk, ToolSpec
-from .telemetry import RequestReport
 
 if TYPE_CHECKING:
-    from .engine import Engine, shared_engine
-    from .models import LoadedModel, load_model
-    from .warm import WarmReport
+    from .engine.engine import Engine, shared_engine
+    from .engine.warmup import WarmReport
+    from .models.loading import LoadedModel, load_model
 
 _LAZY = {
-    "Engine": "engine",
-    "shared_engine": "engine",
-    "LoadedModel": "models",
-    "load_model": "models",
-    "WarmReport": "warm",
+    "Engine": "engine.engine",
+    "shared_engine": "engine.engine",
+    "LoadedModel": "models.loading",
+    "load_model": "models.loading",
+    "WarmReport": "engine.warmup",
 }
 
 __all__ = [

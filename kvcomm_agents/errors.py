@@ -14,7 +14,7 @@ KVCommError
 │   └── DeviceMemoryError    no room even after evicting       (also MemoryError)
 ├── PlanError                a prefill plan that does not cover its prompt (also ValueError)
 ├── PackError                nothing to pack, or no room for it (also ValueError)
-├── StoreError               a saved store that is damaged or belongs to another model
+├── SavedMemoryError               a saved store that is damaged or belongs to another model
 ├── ReportError              a file that holds no reports   (also ValueError)
 ├── MissingExtraError        an optional dependency is absent  (also ImportError)
 └── EngineClosedError        the engine was closed
@@ -79,7 +79,7 @@ class PackError(KVCommError, ValueError):
     """There is nothing to pack, or no room for it."""
 
 
-class StoreError(KVCommError):
+class SavedMemoryError(KVCommError):
     """A saved store is damaged, or was made by another model or tokenizer."""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .errors import PlanError
-from .kv import KVBlock
+from .kv.block import KVBlock
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from .config import ReuseMode
 from .errors import ConfigError
-from .telemetry import FinishReason, RequestReport
+from .observe.report import FinishReason, RequestReport
 
 ToolChoice = Literal["auto", "required", "none"]
 

@@ -10,8 +10,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from kvcomm_agents.config import EngineConfig, ReuseConfig
-from kvcomm_agents.engine import Engine
-from kvcomm_agents.models import LoadedModel
+from kvcomm_agents.engine.engine import Engine
+from kvcomm_agents.models.loading import LoadedModel
 
 torch.set_num_threads(1)  # tiny models are slower on many threads
 

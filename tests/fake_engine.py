@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from kvcomm_agents.engine.warmup import WarmReport
+from kvcomm_agents.observe.report import RequestReport
 from kvcomm_agents.request import Completion, Message, Request, TextChunk, ToolSpec
-from kvcomm_agents.telemetry import RequestReport
-from kvcomm_agents.tools import PLAIN
-from kvcomm_agents.warm import WarmReport
+from kvcomm_agents.text.tool_calls import PLAIN
 
 
 class WordTokenizer:

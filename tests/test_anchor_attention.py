@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import tiny_model
 
-from kvcomm_agents.packing import pack_rows
+from kvcomm_agents.backends.transformers.packing import pack_rows
 
 FILE = Path(__file__).parents[1] / "examples" / "anchor_attention.py"
 

@@ -46,4 +46,4 @@ def test_code_that_catches_the_builtin_still_works(error, builtin):
 def test_a_failed_request_is_told_from_a_broken_engine():
     failed = {error for error in PUBLIC if issubclass(error, errors.RequestError)}
     assert {errors.PromptError, errors.ContextLengthError, errors.RequestTimeoutError} < failed
-    assert not failed & {errors.EngineClosedError, errors.StoreError, errors.ConfigError, errors.ModelError}
+    assert not failed & {errors.EngineClosedError, errors.SavedMemoryError, errors.ConfigError, errors.ModelError}

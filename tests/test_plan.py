@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from kvcomm_agents.errors import PlanError
-from kvcomm_agents.kv import KVBlock
+from kvcomm_agents.kv.block import KVBlock
 from kvcomm_agents.plan import Computed, Placed, PrefillPlan, Run, dense
 
 

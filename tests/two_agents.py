@@ -7,8 +7,8 @@ import random
 from conftest import tiny_model
 
 from kvcomm_agents import Completion, EngineConfig, Message, Request, ReuseConfig, SamplingParams
-from kvcomm_agents.engine import Engine
-from kvcomm_agents.models import LoadedModel
+from kvcomm_agents.engine.engine import Engine
+from kvcomm_agents.models.loading import LoadedModel
 
 WORDS = "amber brick cedar daisy ember fjord grape hazel iris jade kelp lilac maple nylon olive pearl".split()
 QUESTIONS = [

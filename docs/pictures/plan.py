@@ -6,7 +6,7 @@ Needs matplotlib: pip install "kvcomm-agents[plot]". Takes a few minutes on a CP
 from pathlib import Path
 
 from kvcomm_agents import Engine, Message, Request, SamplingParams
-from kvcomm_agents.pictures import draw
+from kvcomm_agents.observe.pictures import draw
 
 QUESTIONS = (
     "Why does the sea come up the beach twice a day, and why not at the same hour every day? Where is it highest?",

@@ -19,16 +19,16 @@ from autogen.oai.oai_models import (
     CompletionUsage,
 )
 
-from kvcomm_agents.answer import Answer, AnswerReader
-from kvcomm_agents.asked import to_specs
+from kvcomm_agents.entrypoints.clients.answers import Answer, AnswerReader
+from kvcomm_agents.entrypoints.clients.messages import from_openai
+from kvcomm_agents.entrypoints.clients.options import to_specs
+from kvcomm_agents.entrypoints.clients.settings import CALL_OPTIONS, ClientSettings
 from kvcomm_agents.errors import ConfigError
+from kvcomm_agents.observe.report import RequestReport
 from kvcomm_agents.request import Message, Request, TextChunk
-from kvcomm_agents.settings import CALL_OPTIONS, ClientSettings
-from kvcomm_agents.telemetry import RequestReport
-from kvcomm_agents.turns import from_openai
 
 if TYPE_CHECKING:
-    from kvcomm_agents.engine import Engine
+    from kvcomm_agents.engine.engine import Engine
 
 _SETTINGS = frozenset(field.name for field in fields(ClientSettings))
 # Of `config_list` entries and calls, and of no meaning to a model in this process.

@@ -21,14 +21,14 @@ from ag2.tools.schemas import ToolSchema
 from ag2.utils import AGENT_CONTEXT_DEPENDENCY_KEY
 from fast_depends.library.serializer import SerializerProto
 
-from kvcomm_agents.answer import Answer, stream_answer
+from kvcomm_agents.entrypoints.clients.answers import Answer, stream_answer
+from kvcomm_agents.entrypoints.clients.settings import ClientSettings
 from kvcomm_agents.request import Request
-from kvcomm_agents.settings import ClientSettings
 
 from .messages import to_messages, to_tools, to_usage
 
 if TYPE_CHECKING:
-    from kvcomm_agents.engine import Engine
+    from kvcomm_agents.engine.engine import Engine
 
 
 class KVCommClient(LLMClient):

@@ -9,8 +9,8 @@ from typing import Any, NoReturn, cast
 from ag2.config.config import ModelConfig, ModelProvider
 from typing_extensions import Unpack
 
+from kvcomm_agents.entrypoints.clients.settings import ClientOptions, ClientSettings
 from kvcomm_agents.errors import ConfigError
-from kvcomm_agents.settings import ClientOptions, ClientSettings
 
 from .client import KVCommClient
 
@@ -23,8 +23,8 @@ class KVCommConfig(ModelConfig):
     Args:
         model: hub id, local folder or GGUF file.
         streaming: send the text of answers as it is written.
-        call_options: some of `CALL_OPTIONS` (see `kvcomm_agents.settings`), for every call: AG2 has no
-            `tool_choice` of its own. It is left out of calls without tools.
+        call_options: some of `CALL_OPTIONS` (see `kvcomm_agents.entrypoints.clients.settings`), for every call: AG2 has
+            no `tool_choice` of its own. It is left out of calls without tools.
         settings: see `ClientSettings`.
 
     Raises:

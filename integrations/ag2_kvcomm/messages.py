@@ -19,11 +19,11 @@ from ag2.tools.final import FunctionToolSchema
 from ag2.tools.schemas import ToolSchema
 from fast_depends.library.serializer import SerializerProto
 
-from kvcomm_agents.answer import Answer
-from kvcomm_agents.asked import to_specs
+from kvcomm_agents.entrypoints.clients.answers import Answer
+from kvcomm_agents.entrypoints.clients.messages import call_turn, carried_tags
+from kvcomm_agents.entrypoints.clients.options import to_specs
 from kvcomm_agents.errors import PromptError
 from kvcomm_agents.request import Message, ToolSpec
-from kvcomm_agents.turns import call_turn, carried_tags
 
 
 def to_messages(prompt: Iterable[str], events: Sequence[BaseEvent], serializer: SerializerProto) -> tuple[Message, ...]:

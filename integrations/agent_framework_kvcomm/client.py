@@ -20,14 +20,14 @@ from agent_framework import (
 from agent_framework.observability import ChatTelemetryLayer
 from typing_extensions import Unpack
 
-from kvcomm_agents.answer import Answer, read_answer, stream_answer
+from kvcomm_agents.entrypoints.clients.answers import Answer, read_answer, stream_answer
+from kvcomm_agents.entrypoints.clients.settings import ClientOptions, ClientSettings
 from kvcomm_agents.request import Request
-from kvcomm_agents.settings import ClientOptions, ClientSettings
 
 from .messages import SELECTOR_FORMATS, to_calls, to_messages, to_options, to_tags, to_tools, to_usage
 
 if TYPE_CHECKING:
-    from kvcomm_agents.engine import Engine
+    from kvcomm_agents.engine.engine import Engine
 
 
 class KVCommChatClient(
@@ -39,7 +39,8 @@ class KVCommChatClient(
         writer = client.as_agent(name="writer", instructions="You write one sentence.")
         print((await writer.run("How do tides work?")).usage_details)
 
-    Any of `CALL_OPTIONS` (see `kvcomm_agents.settings`) can stand in a call's or an agent's options.
+    Any of `CALL_OPTIONS` (see `kvcomm_agents.entrypoints.clients.settings`) can stand in a call's or an
+    agent's options.
     A response's `additional_properties["kvcomm"]` says what was done for it.
 
     Args:

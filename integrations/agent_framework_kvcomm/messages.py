@@ -8,11 +8,11 @@ from typing import Any
 from agent_framework import Content, FunctionTool, UsageDetails, validate_tool_mode
 from agent_framework import Message as FrameworkMessage
 
-from kvcomm_agents.answer import Answer
-from kvcomm_agents.asked import to_specs
+from kvcomm_agents.entrypoints.clients.answers import Answer
+from kvcomm_agents.entrypoints.clients.messages import call_turn, carried_tags
+from kvcomm_agents.entrypoints.clients.options import to_specs
 from kvcomm_agents.errors import ConfigError, PromptError
 from kvcomm_agents.request import Message, ToolSpec
-from kvcomm_agents.turns import call_turn, carried_tags
 
 SELECTOR_FORMATS = frozenset({"AgentOrchestrationOutput"})
 """Answers by which a group chat's orchestrator says who is to speak next."""

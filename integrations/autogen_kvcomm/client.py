@@ -24,18 +24,18 @@ from autogen_core.tools import Tool, ToolSchema
 from pydantic import BaseModel, RootModel
 from typing_extensions import Unpack
 
-from kvcomm_agents.answer import Answer, read_answer, stream_answer
+from kvcomm_agents.entrypoints.clients.answers import Answer, read_answer, stream_answer
+from kvcomm_agents.entrypoints.clients.settings import ClientOptions, ClientSettings
 from kvcomm_agents.errors import ConfigError
 from kvcomm_agents.extras import has_llguidance
+from kvcomm_agents.observe.report import RequestReport
 from kvcomm_agents.request import Request
-from kvcomm_agents.settings import ClientOptions, ClientSettings
-from kvcomm_agents.telemetry import RequestReport
 
 from .identity import find_caller
 from .messages import loggable, to_messages, to_openai, to_response_format, to_result, to_tools
 
 if TYPE_CHECKING:
-    from kvcomm_agents.engine import Engine
+    from kvcomm_agents.engine.engine import Engine
 
 event_logger = logging.getLogger(EVENT_LOGGER_NAME)
 
@@ -75,7 +75,7 @@ class KVCommChatCompletionClient(ChatCompletionClient, Component[KVCommClientCon
         team = RoundRobinGroupChat([AssistantAgent("writer", client), AssistantAgent("editor", client)], max_turns=4)
 
     Building one is instant. Weights load with the first call, once per process. Any of `CALL_OPTIONS`
-    (see `kvcomm_agents.settings`) can be given per call, in `extra_create_args`.
+    (see `kvcomm_agents.entrypoints.clients.settings`) can be given per call, in `extra_create_args`.
 
     Args:
         model: hub id, local folder or GGUF file.

@@ -20,11 +20,11 @@ from autogen_core.models import (
 from autogen_core.tools import Tool, ToolSchema
 from pydantic import BaseModel
 
-from kvcomm_agents.answer import Answer
-from kvcomm_agents.asked import to_specs
+from kvcomm_agents.entrypoints.clients.answers import Answer
+from kvcomm_agents.entrypoints.clients.messages import call_turn, content_text
+from kvcomm_agents.entrypoints.clients.options import to_specs
 from kvcomm_agents.errors import ConfigError, PromptError
 from kvcomm_agents.request import Message, ToolSpec
-from kvcomm_agents.turns import call_turn, content_text
 
 _FINISH: dict[str, FinishReasons] = {"stop": "stop", "length": "length", "tool_calls": "function_calls"}
 

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from langchain_core.messages import AIMessage, AIMessageChunk
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 
-from kvcomm_agents.answer import AnswerReader, read_answer
+from kvcomm_agents.entrypoints.clients.answers import AnswerReader, read_answer
 from kvcomm_agents.request import Completion, Request, TextChunk
 
 from .messages import to_response_metadata, to_usage
 from .tools import to_call_chunk, to_tool_calls
 
 if TYPE_CHECKING:
-    from kvcomm_agents.engine import Engine
+    from kvcomm_agents.engine.engine import Engine
 
 
 def to_result(completion: Completion, request: Request, engine: Engine) -> ChatResult:

@@ -15,10 +15,10 @@ from langchain_core.tools import BaseTool
 from pydantic import BaseModel, model_validator
 
 from kvcomm_agents._version import __version__
-from kvcomm_agents.asked import to_choice
+from kvcomm_agents.entrypoints.clients.options import to_choice
+from kvcomm_agents.entrypoints.clients.settings import SAMPLING
 from kvcomm_agents.errors import ConfigError
 from kvcomm_agents.extras import require_llguidance
-from kvcomm_agents.settings import SAMPLING
 
 from .answers import Streamed, to_result
 from .messages import to_messages

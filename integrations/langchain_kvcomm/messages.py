@@ -16,10 +16,10 @@ from langchain_core.messages import (
 )
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 
-from kvcomm_agents.answer import Answer
+from kvcomm_agents.entrypoints.clients.answers import Answer
+from kvcomm_agents.entrypoints.clients.messages import ROLES, call_turn, carried_tags, content_text
 from kvcomm_agents.errors import PromptError
 from kvcomm_agents.request import Completion, Message
-from kvcomm_agents.turns import ROLES, call_turn, carried_tags, content_text
 
 
 def to_messages(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:

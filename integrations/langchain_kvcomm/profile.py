@@ -8,7 +8,7 @@ from typing import cast
 from langchain_core.language_models import ModelProfile
 
 from kvcomm_agents.extras import has_llguidance
-from kvcomm_agents.locate import local_context
+from kvcomm_agents.models.resolve import local_context
 
 
 def find_profile(model: str, max_context: int | None) -> ModelProfile:

@@ -11,15 +11,15 @@ from langchain_core.messages import BaseMessage
 from pydantic import AliasChoices, ConfigDict, Field, SecretStr, model_validator
 
 from kvcomm_agents.config import DType, EngineConfig, ReuseMode
+from kvcomm_agents.entrypoints.clients.settings import ClientSettings
 from kvcomm_agents.request import Request
-from kvcomm_agents.settings import ClientSettings
 
 from .identity import find_agent, find_setting
 from .messages import to_messages
 from .tools import to_response_format, to_specs
 
 if TYPE_CHECKING:
-    from kvcomm_agents.engine import Engine
+    from kvcomm_agents.engine.engine import Engine
 
 _SHARED = tuple(field.name for field in fields(ClientSettings))
 # `stream` is LangChain's own switch, obeyed when a call gets here; answers are always as strict as can be

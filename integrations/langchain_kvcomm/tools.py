@@ -10,9 +10,9 @@ from langchain_core.messages.tool import ToolCallChunk, invalid_tool_call, tool_
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 
-from kvcomm_agents import asked
+from kvcomm_agents.entrypoints.clients import options as asked
 from kvcomm_agents.request import ToolSpec
-from kvcomm_agents.tools import Call, CallPiece
+from kvcomm_agents.text.tool_calls import Call, CallPiece
 
 AnyTool = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
 

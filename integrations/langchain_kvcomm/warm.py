@@ -22,7 +22,7 @@ from .chat_models import ChatKVComm
 from .identity import find_setting
 
 if TYPE_CHECKING:
-    from kvcomm_agents.warm import WarmReport
+    from kvcomm_agents.engine.warmup import WarmReport
 
 logger = logging.getLogger(__name__)
 

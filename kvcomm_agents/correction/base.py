@@ -11,20 +11,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from ..kv import KVBlock
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """Where a span lands. Namespaces are no part of it: each has its own pool and correctors.
-
-    Args:
-        agent: whose prompt.
-        place: which place in that prompt; an opaque key.
-    """
-
-    agent: str
-    place: str
+from ..kv.block import KVBlock
+from ..kv.slot import Slot
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..kv import KVBlock
+from ..kv.block import KVBlock
 
 
 def flatten(block: KVBlock, layers: slice | list[int] = slice(1, None)) -> Tensor:

@@ -22,10 +22,11 @@ import torch
 from torch import Tensor
 
 from ..config import GiB
-from ..errors import StoreError
-from ..kv import KVBlock
+from ..errors import SavedMemoryError
+from ..kv.block import KVBlock
+from ..kv.slot import Slot
 from . import flat
-from .base import Correction, Example, Slot, unchanged
+from .base import Correction, Example, unchanged
 from .basis import Basis
 from .gram import HEAD_TOKENS, Gram, Solution, fitting_rank
 from .slots import SlotTable
@@ -233,7 +234,7 @@ class LinearCorrector:
         """Take over what `state` gave, in place of everything learned. `False` if there is nothing in it.
 
         Raises:
-            StoreError: it is damaged, or of another shape than its own basis.
+            SavedMemoryError: it is damaged, or of another shape than its own basis.
         """
         if "linear.slots" not in state:
             return False
@@ -250,7 +251,7 @@ class LinearCorrector:
                 if (tuple(sums.gram.shape), tuple(sums.cross.shape)) != shapes:
                     raise ValueError(f"the sums of slot {index} do not fit the basis")
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise StoreError(f"the saved state of the linear corrector is damaged: {error}") from error
+            raise SavedMemoryError(f"the saved state of the linear corrector is damaged: {error}") from error
         with self._lock:
             self._basis, self._table, self._fixed, self._warm = basis, table, True, []
             self._agents.clear()

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Generic, Protocol, Self, TypeVar
 
-from .base import Slot
+from ..kv.slot import Slot
 
 _REMAINDER = "\0remainder"
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ..config import GiB
-from ..kv import KVBlock
+from ..kv.block import KVBlock
+from ..kv.slot import Slot
 from . import flat
-from .base import Correction, Example, Slot, unchanged
+from .base import Correction, Example, unchanged
 from .slots import SlotTable
 
 

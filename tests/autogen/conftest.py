@@ -9,5 +9,5 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     """Stands where the client finds its engine."""
     pytest.importorskip("autogen_agentchat", reason="needs the autogen extra")
     engine = FakeEngine("fake", pause_s=0.002)
-    monkeypatch.setattr("kvcomm_agents.settings.engine_for", lambda model, config: engine)
+    monkeypatch.setattr("kvcomm_agents.entrypoints.clients.settings.engine_for", lambda model, config: engine)
     return engine

@@ -29,8 +29,8 @@ from autogen_core.tools import FunctionTool
 
 from autogen_kvcomm import KVCommChatCompletionClient
 from kvcomm_agents.config import EngineConfig, ReuseConfig
+from kvcomm_agents.entrypoints.clients.settings import ClientOptions, ClientSettings
 from kvcomm_agents.errors import ConfigError, PromptError
-from kvcomm_agents.settings import ClientOptions, ClientSettings
 
 HELLO = [UserMessage(content="hello you", source="user")]
 

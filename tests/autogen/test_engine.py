@@ -17,15 +17,15 @@ from autogen_core.models import UserMessage
 
 from autogen_kvcomm import KVCommChatCompletionClient
 from kvcomm_agents.config import EngineConfig, ReuseConfig
-from kvcomm_agents.engine import Engine
-from kvcomm_agents.models import LoadedModel
-from kvcomm_agents.telemetry import RequestReport
+from kvcomm_agents.engine.engine import Engine
+from kvcomm_agents.models.loading import LoadedModel
+from kvcomm_agents.observe.report import RequestReport
 
 
 @pytest.fixture
 def engine(tiny: Callable[[str], LoadedModel], monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     engine = Engine(tiny("llama"), EngineConfig(reuse=ReuseConfig(mode="auto", min_span=8)))
-    monkeypatch.setattr("kvcomm_agents.settings.engine_for", lambda model, config: engine)
+    monkeypatch.setattr("kvcomm_agents.entrypoints.clients.settings.engine_for", lambda model, config: engine)
     yield engine
     engine.close()
 

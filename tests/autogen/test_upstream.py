@@ -21,7 +21,7 @@ pytest.importorskip("autogen_agentchat", reason="needs the autogen extra")
 
 from autogen_kvcomm import KVCommChatCompletionClient
 from kvcomm_agents.config import EngineConfig, ReuseConfig
-from kvcomm_agents.models import DEFAULT_MODEL
+from kvcomm_agents.models.loading import DEFAULT_MODEL
 
 pytestmark = pytest.mark.weights
 

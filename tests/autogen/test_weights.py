@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("autogen_agentchat", reason="needs the autogen extra")
 
-from kvcomm_agents.models import DEFAULT_MODEL
+from kvcomm_agents.models.loading import DEFAULT_MODEL
 
 pytestmark = pytest.mark.weights
 

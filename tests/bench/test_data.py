@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from kvcomm_agents.bench.data import load_questions
+from benchmarks.data import load_questions
 from kvcomm_agents.errors import ConfigError
 
 ROWS = {

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from kvcomm_agents.bench import decode
-from kvcomm_agents.bench.plots import plot_decode
+from benchmarks import decode
+from benchmarks.plots import plot_decode
 from kvcomm_agents.errors import ConfigError
-from kvcomm_agents.models import LoadedModel
+from kvcomm_agents.models.loading import LoadedModel
 
 
 def test_both_ways_give_the_same_answers(

@@ -6,19 +6,19 @@ import math
 import pytest
 import torch
 
-from kvcomm_agents.audit import forced
-from kvcomm_agents.bench import fidelity
-from kvcomm_agents.bench.chain import Chain, append_line, lines
-from kvcomm_agents.bench.fidelity import Setting, measure
-from kvcomm_agents.bench.measure import Row, interval, paired, summary
-from kvcomm_agents.bench.record import Recorder
-from kvcomm_agents.bench.strategies import NAMES, STRATEGIES, Learned, assemble
-from kvcomm_agents.bench.team import Role, chain
+from benchmarks import fidelity
+from benchmarks.chain import Chain, append_line, lines
+from benchmarks.fidelity import Setting, measure
+from benchmarks.measure import Row, interval, paired, summary
+from benchmarks.record import Recorder
+from benchmarks.strategies import NAMES, STRATEGIES, Learned, assemble
+from benchmarks.team import Role, chain
+from kvcomm_agents.backends.transformers.forced import forced
+from kvcomm_agents.backends.transformers.runner import Runner
 from kvcomm_agents.config import ReuseConfig
-from kvcomm_agents.embedding import TOKEN_MEAN
+from kvcomm_agents.correction.embedding import TOKEN_MEAN
 from kvcomm_agents.errors import ConfigError
-from kvcomm_agents.planner import Rung
-from kvcomm_agents.runner import Runner
+from kvcomm_agents.planning.ladder import Rung
 
 ROLES = (Role("Alpha", "Say what you think."), Role("Beta", "Check the others."), Role("Gamma", "Decide at last."))
 QUESTIONS = tuple(f"How many {thing} fit into {n} boxes?" for n, thing in enumerate(("apples", "pears", "old hats"), 3))

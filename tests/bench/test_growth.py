@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from kvcomm_agents.bench.calls import Protocol
-from kvcomm_agents.bench.grid import measure_grid
-from kvcomm_agents.bench.growth import grow_agents, grow_context, grow_spans
-from kvcomm_agents.bench.speedplots import plot_growth
+from benchmarks.calls import Protocol
+from benchmarks.grid import measure_grid
+from benchmarks.growth import grow_agents, grow_context, grow_spans
+from benchmarks.speedplots import plot_growth
 
 
 def test_every_step_is_measured_and_drawn(tiny, logs_folder, tmp_path):

@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from kvcomm_agents.bench.chain import Chain
-from kvcomm_agents.bench.judges import JUDGES, LETTERS, ORDERS, Jury, contest, judge
-from kvcomm_agents.embedding import TOKEN_MEAN
-from kvcomm_agents.runner import Runner
+from benchmarks.chain import Chain
+from benchmarks.judges import JUDGES, LETTERS, ORDERS, Jury, contest, judge
+from kvcomm_agents.backends.transformers.runner import Runner
+from kvcomm_agents.correction.embedding import TOKEN_MEAN
 
 QUESTIONS = tuple(f"What costs {n} crowns at the market?" for n in (3, 8, 11))
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import tiny_model
 
-from kvcomm_agents.bench.numerics import STORES, measure_moves, measure_shifts
+from benchmarks.numerics import STORES, measure_moves, measure_shifts
 
 
 @pytest.fixture(scope="module")

@@ -4,14 +4,14 @@ import json
 
 import pytest
 
-from kvcomm_agents.bench.chain import Chain
-from kvcomm_agents.bench.plots import plot_fidelity, plot_stream
-from kvcomm_agents.bench.shift import REGISTERS, Phase, online
-from kvcomm_agents.bench.team import Role, chain
+from benchmarks.chain import Chain
+from benchmarks.plots import plot_fidelity, plot_stream
+from benchmarks.shift import REGISTERS, Phase, online
+from benchmarks.team import Role, chain
+from kvcomm_agents.backends.transformers.runner import Runner
 from kvcomm_agents.config import ReuseConfig
-from kvcomm_agents.embedding import TOKEN_MEAN
+from kvcomm_agents.correction.embedding import TOKEN_MEAN
 from kvcomm_agents.errors import ConfigError
-from kvcomm_agents.runner import Runner
 
 ROLES = (Role("Alpha", "Say what you think."), Role("Beta", "Check the others."))
 PHASES = (

@@ -4,17 +4,17 @@ import json
 
 import pytest
 
-from kvcomm_agents.bench.calls import Protocol, longest, protocol_calls
-from kvcomm_agents.bench.columns import Column, First, LostColumnError, Rest
-from kvcomm_agents.bench.logs import replay_calls
-from kvcomm_agents.bench.ours import NAMES, make_column
-from kvcomm_agents.bench.peers import NAMES as PEERS
-from kvcomm_agents.bench.peers import PeerSetting, start_peers
-from kvcomm_agents.bench.shapes import random_model
-from kvcomm_agents.bench.speed import measure_floors, report
-from kvcomm_agents.bench.speedplots import plot_ttft
-from kvcomm_agents.bench.ttft import run
-from kvcomm_agents.embedding import TOKEN_MEAN
+from benchmarks.calls import Protocol, longest, protocol_calls
+from benchmarks.columns import Column, First, LostColumnError, Rest
+from benchmarks.logs import replay_calls
+from benchmarks.ours import NAMES, make_column
+from benchmarks.peers import NAMES as PEERS
+from benchmarks.peers import PeerSetting, start_peers
+from benchmarks.shapes import random_model
+from benchmarks.speed import measure_floors, report
+from benchmarks.speedplots import plot_ttft
+from benchmarks.ttft import run
+from kvcomm_agents.correction.embedding import TOKEN_MEAN
 from kvcomm_agents.errors import ConfigError
 
 PROTOCOL = Protocol(agents=3, prefix=40, question=60, output=30)

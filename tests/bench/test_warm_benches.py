@@ -5,8 +5,8 @@ import random
 import pytest
 from conftest import tiny_model
 
-from kvcomm_agents.bench.packs import measure_masks, measure_packs
-from kvcomm_agents.bench.rag import CONDITIONS, TEAM, lookups, measure_rag
+from benchmarks.packs import measure_masks, measure_packs
+from benchmarks.rag import CONDITIONS, TEAM, lookups, measure_rag
 from kvcomm_agents.config import ReuseConfig
 
 WORDS = "amber brick cedar daisy ember fjord grape hazel iris jade kelp lilac maple nylon olive pearl".split()

@@ -12,7 +12,7 @@ from fake_engine import FakeEngine
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeEngine:
     """Stands where every client finds its engine."""
     engine = FakeEngine("fake", pause_s=0.002)
-    monkeypatch.setattr("kvcomm_agents.settings.engine_for", lambda model, config: engine)
+    monkeypatch.setattr("kvcomm_agents.entrypoints.clients.settings.engine_for", lambda model, config: engine)
     return engine
 
 

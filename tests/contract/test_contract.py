@@ -183,7 +183,7 @@ async def test_engine_config(kind: type[Face], monkeypatch: pytest.MonkeyPatch) 
         configs.append(config)
         return FakeEngine(model)
 
-    monkeypatch.setattr("kvcomm_agents.settings.engine_for", engine_for)
+    monkeypatch.setattr("kvcomm_agents.entrypoints.clients.settings.engine_for", engine_for)
     given = EngineConfig(max_context=99, reuse=ReuseConfig(exact_agents=frozenset({"judge"})))
     await kind(engine_config=given, device="cpu").ask(ASKED)
     assert configs

@@ -12,9 +12,9 @@ from handed import CARRIES, QUESTION, Way, read_again
 from two_agents import make_speaker
 
 from kvcomm_agents.config import EngineConfig, ReuseConfig
-from kvcomm_agents.engine import Engine
-from kvcomm_agents.models import LoadedModel
-from kvcomm_agents.turns import carried_tags
+from kvcomm_agents.engine.engine import Engine
+from kvcomm_agents.entrypoints.clients.messages import carried_tags
+from kvcomm_agents.models.loading import LoadedModel
 
 ways = pytest.mark.parametrize("way", get_args(Way))
 
@@ -27,7 +27,7 @@ def speaker() -> LoadedModel:
 @pytest.fixture
 def engine(speaker: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     engine = Engine(speaker, EngineConfig(reuse=ReuseConfig(min_placed=12)))
-    monkeypatch.setattr("kvcomm_agents.settings.engine_for", lambda model, config: engine)
+    monkeypatch.setattr("kvcomm_agents.entrypoints.clients.settings.engine_for", lambda model, config: engine)
     yield engine
     engine.close()
 

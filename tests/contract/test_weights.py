@@ -6,8 +6,8 @@ import pytest
 from faces import ADD, Face, Joke
 
 from kvcomm_agents.config import EngineConfig, ReuseConfig
-from kvcomm_agents.engine import shared_engine
-from kvcomm_agents.models import DEFAULT_MODEL
+from kvcomm_agents.engine.engine import shared_engine
+from kvcomm_agents.models.loading import DEFAULT_MODEL
 from kvcomm_agents.request import Message, Request, SamplingParams
 
 pytestmark = pytest.mark.weights

@@ -10,21 +10,15 @@ import pytest
 import torch
 from snippets import ROOT, run
 
-from kvcomm_agents.correction import (
-    CORRECTORS,
-    Example,
-    InterpolationCorrector,
-    LinearConfig,
-    LinearCorrector,
-    MeanCorrector,
-    Slot,
-    TokenKnnCorrector,
-    make_corrector,
-)
+from benchmarks.correctors import CORRECTORS, InterpolationCorrector, MeanCorrector, make_corrector
+from kvcomm_agents.correction.base import Example
 from kvcomm_agents.correction.flat import flatten
 from kvcomm_agents.correction.gram import SLOT_BYTES, basis_bytes, fitting_rank, slot_bytes, token_flops
-from kvcomm_agents.errors import ConfigError, StoreError
-from kvcomm_agents.kv import KVBlock
+from kvcomm_agents.correction.linear import LinearConfig, LinearCorrector
+from kvcomm_agents.correction.token_knn import TokenKnnCorrector
+from kvcomm_agents.errors import ConfigError, SavedMemoryError
+from kvcomm_agents.kv.block import KVBlock
+from kvcomm_agents.kv.slot import Slot
 
 LAYERS, HEADS, KEY, VALUE = 4, 2, 8, 6
 FEATURES = HEADS * (KEY + VALUE)
@@ -351,7 +345,7 @@ class TestLinear:
         fresh.learn(SLOT, example(40, seed=3))
         assert corrector.knows(SLOT) == 20
         for damage in ({"linear.0.gram": torch.zeros(1, 2, 2)}, {"linear.slots": torch.tensor([1, 2])}):
-            with pytest.raises(StoreError, match="damaged"):
+            with pytest.raises(SavedMemoryError, match="damaged"):
                 fresh.load_state({**state, **damage})
         assert LinearCorrector([(SLOT, example(5))], self.FULL).state() == {}  # too little to fix a basis
 

@@ -14,7 +14,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeEngine]:
     def shared(model: str, config: Any) -> FakeEngine:
         return made.setdefault(model, FakeEngine(model))
 
-    monkeypatch.setattr("kvcomm_agents.settings.engine_for", shared)
+    monkeypatch.setattr("kvcomm_agents.entrypoints.clients.settings.engine_for", shared)
     return made
 
 

@@ -11,10 +11,10 @@ import pytest
 from langchain_core.messages import BaseMessage
 
 from kvcomm_agents.config import EngineConfig, ReuseConfig
-from kvcomm_agents.memory import Memory
-from kvcomm_agents.models import DEFAULT_MODEL
-from kvcomm_agents.reuse import Reuse
-from kvcomm_agents.segments import segment
+from kvcomm_agents.models.loading import DEFAULT_MODEL
+from kvcomm_agents.planning.namespace import Namespace
+from kvcomm_agents.planning.policy import Reuse
+from kvcomm_agents.planning.segments import segment
 from langchain_kvcomm import ChatKVComm
 
 pytestmark = pytest.mark.weights
@@ -65,8 +65,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
 
     monkeypatch.setattr(Reuse, "choose", watched)
     monkeypatch.setattr(Reuse, "wants_logits", lambda *_: False)
-    monkeypatch.setattr(Memory, "learn", lambda *_: None)
-    monkeypatch.setattr(Memory, "foresee", lambda *_: None)
+    monkeypatch.setattr(Namespace, "learn", lambda *_: None)
+    monkeypatch.setattr(Namespace, "foresee", lambda *_: None)
     return record
 
 

@@ -9,10 +9,10 @@ import pytest
 from two_agents import make_speaker
 from typer.testing import CliRunner
 
-from kvcomm_agents.bench.apps import load_app, measure_app, rows
-from kvcomm_agents.bench.serve import measure_serve
-from kvcomm_agents.cli import app as cli
-from kvcomm_agents.engine import _registry
+from benchmarks.apps import load_app, measure_app, rows
+from benchmarks.serve import measure_serve
+from kvcomm_agents.engine.engine import _registry
+from kvcomm_agents.entrypoints.cli.app import app as cli
 from kvcomm_agents.errors import ConfigError
 
 APP = '''"""Two agents."""

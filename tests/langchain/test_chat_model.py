@@ -162,7 +162,7 @@ def test_wrong_settings_fail_at_once(llm: ChatKVComm) -> None:
 def test_engine_config_is_env_then_given_then_device(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[EngineConfig] = []
     monkeypatch.setattr(
-        "kvcomm_agents.settings.engine_for",
+        "kvcomm_agents.entrypoints.clients.settings.engine_for",
         lambda model, config: seen.append(config) or FakeEngine(model),
     )
     monkeypatch.setenv("KVCOMM_MAX_CONTEXT", "77")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from fake_engine import FakeEngine
 
-from kvcomm_agents.demo import PRACTICE_TASKS, run_demo
+from kvcomm_agents.entrypoints.cli.demo import PRACTICE_TASKS, run_demo
 from kvcomm_agents.errors import ConfigError, KVCommError
 
 ROUND = ["planner", "coder", "reviewer", "coder", "reviewer"]
@@ -50,7 +50,7 @@ def test_a_path_that_cannot_be_written_fails_first(engine: FakeEngine, tmp_path:
 
 
 def test_the_engine_does_not_import_langchain() -> None:
-    code = "import sys, kvcomm_agents.demo; sys.exit(any('lang' in name for name in sys.modules))"
+    code = "import sys, kvcomm_agents.entrypoints.cli.demo; sys.exit(any('lang' in name for name in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -8,7 +8,7 @@ import pytest
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, SystemMessage
 
-from kvcomm_agents.models import DEFAULT_MODEL
+from kvcomm_agents.models.loading import DEFAULT_MODEL
 from langchain_kvcomm import ChatKVComm
 
 pytest.importorskip("langchain_tests", reason="needs langchain-tests, in the dev extra")

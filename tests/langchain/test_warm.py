@@ -71,7 +71,7 @@ def test_a_failure_is_logged_and_changes_nothing(
 
 def test_an_engine_that_reuses_nothing_is_left_alone(llm: ChatKVComm, caplog: pytest.LogCaptureFixture) -> None:
     from kvcomm_agents import EngineConfig, ReuseConfig
-    from kvcomm_agents.engine import Engine
+    from kvcomm_agents.engine.engine import Engine
 
     exact = Engine("fake", EngineConfig(reuse=ReuseConfig(mode="exact")))
     watched = ChatKVComm(model="fake")

@@ -9,7 +9,7 @@ import pytest
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langgraph.graph import END, START, MessagesState, StateGraph
 
-from kvcomm_agents.models import DEFAULT_MODEL
+from kvcomm_agents.models.loading import DEFAULT_MODEL
 from langchain_kvcomm import ChatKVComm
 
 pytestmark = pytest.mark.weights

@@ -1,0 +1,117 @@
+"""Text to measure with, from a folder or from the hub: question sets, passages, and logs of agents at work."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kvcomm_agents.errors import ConfigError
+
+DEFAULT_FOLDER = Path("../shared/data")
+"""Where questions are looked for if neither `--data` nor `$KVCOMM_DATA` names a folder."""
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionSet:
+    """Where one set of questions comes from, and how a row of it becomes a text."""
+
+    file: str
+    hub: tuple[str, str, str] | None  # name, configuration, split; where it can be loaded as it is
+    text: Callable[[Row], str]
+
+
+def _question(row: Row) -> str:
+    return str(row["question"]).strip()
+
+
+def _multiple_choice(row: Row) -> str:
+    choices = (f"{letter}. {choice}" for letter, choice in zip("ABCD", row["choices"], strict=True))
+    return "\n".join((str(row["question"]).strip(), *choices))
+
+
+SETS: dict[str, QuestionSet] = {
+    "gsm8k": QuestionSet("gsm8k.jsonl.gz", ("openai/gsm8k", "main", "test"), _question),
+    "humaneval": QuestionSet(
+        "humaneval.jsonl.gz",
+        ("openai/openai_humaneval", "openai_humaneval", "test"),
+        lambda row: f"Complete this Python function.\n{str(row['prompt']).strip()}",
+    ),
+    "mmlu": QuestionSet("mmlu.jsonl.gz", ("cais/mmlu", "all", "validation"), _multiple_choice),
+    "musique": QuestionSet("musique.jsonl.gz", None, _question),
+    "autogen": QuestionSet("whowhen_autogen.jsonl.gz", None, _question),
+    "magentic": QuestionSet("whowhen_magentic.jsonl.gz", None, _question),
+}
+
+
+def load_questions(name: str, count: int, folder: Path | None = None) -> list[str]:
+    """The first questions of a set; of MMLU, which is sorted by subject, evenly spread ones.
+
+    Args:
+        name: one of `SETS`.
+        count: how many.
+        folder: holds the set as JSON lines, gzipped or not; `None` tries `$KVCOMM_DATA`, then
+            `DEFAULT_FOLDER`, then the hub.
+
+    Raises:
+        ConfigError: no such set, it is nowhere to be had, is damaged, or holds fewer questions.
+    """
+    rows = load_rows(name, folder)
+    if len(rows) < count:
+        raise ConfigError(f"{count} questions of {name} were asked for and there are {len(rows)}")
+    step = len(rows) // count if name == "mmlu" and count else 1
+    try:
+        return [SETS[name].text(row) for row in rows[::step][:count]]
+    except (KeyError, ValueError, TypeError) as error:
+        raise ConfigError(f"a row of {name} has not the fields of that set: {error!r}") from error
+
+
+def load_rows(name: str, folder: Path | None = None) -> list[Row]:
+    """All rows of a set, as they are.
+
+    Raises:
+        ConfigError: as `load_questions`.
+    """
+    if name not in SETS:
+        raise ConfigError(f"there is no question set {name!r}; choose one of {', '.join(SETS)}")
+    named = folder or (Path(os.environ["KVCOMM_DATA"]) if os.environ.get("KVCOMM_DATA") else None)
+    where = named or DEFAULT_FOLDER
+    file = where / SETS[name].file
+    for candidate in (file, file.with_suffix("")):
+        if candidate.is_file():
+            return _read(candidate)
+    if named is not None:
+        raise ConfigError(f"no {SETS[name].file} in {where}; put it there, or leave --data out to take it from the hub")
+    return list(_from_hub(name))
+
+
+def _read(file: Path) -> list[Row]:
+    opened = gzip.open if file.suffix == ".gz" else open
+    try:
+        with opened(file, "rt", encoding="utf-8") as lines:
+            return [json.loads(line) for line in lines if line.strip()]
+    except (OSError, EOFError, ValueError) as error:
+        raise ConfigError(f"{file} cannot be read as JSON lines: {error}") from error
+
+
+def _from_hub(name: str) -> Iterable[Row]:
+    way_out = f"name a folder that holds {SETS[name].file} with --data or $KVCOMM_DATA"
+    place = SETS[name].hub
+    if place is None:
+        raise ConfigError(f"{name} is not here, and no hub has it in this form; {way_out}")
+    hub, configuration, split = place
+    try:
+        from datasets import load_dataset  # type: ignore[import-not-found,unused-ignore]
+    except ImportError as error:
+        raise ConfigError(f"no questions here, and the hub needs: pip install datasets; or {way_out}") from error
+    try:
+        rows: Iterable[Row] = load_dataset(hub, configuration, split=split)
+    except Exception as error:  # whatever the hub client raises, the way out is the same
+        raise ConfigError(f"{hub} cannot be loaded from the hub ({error}); {way_out}") from error
+    return rows

@@ -1,0 +1,218 @@
+"""Runner: executes prefill plans on a transformers model, and decodes many contexts at once. It knows no policy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ...kv.layout import KVLayout
+from ...plan import Computed, PrefillPlan, dense
+from . import attention
+from .attention import Part
+from .cache import PlanCache
+from .cuda_graphs import CudaGraphs
+from .kernels import launch as kernels
+from .kernels import scatter
+from .packing import Pack, packed_mask
+from .probe import inspect
+
+_SPARE_CACHES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class PrefillResult:
+    """Logits after the prompt's last tokens, float32 `[kept, vocabulary]`, and where the time went, in seconds."""
+
+    logits: Tensor
+    assemble_s: float
+    forward_s: float
+
+
+class Runner:
+    """Prefill and decode on one model. Not thread-safe: its owner serialises.
+
+    A model whose attention allows it is switched to `attention.NAME`: contexts then share a forward pass.
+
+    Args:
+        model: a causal language model in eval mode.
+        graphs: whether small passes are recorded and played again, where CUDA is (see `replay`).
+
+    Raises:
+        UnsupportedModelError: the model has no per-token KV of one shape.
+    """
+
+    def __init__(self, model: PreTrainedModel, *, graphs: bool = True) -> None:
+        self.model = model
+        self.layout: KVLayout = inspect(model)
+        self.ragged = self.layout.rope is not None and attention.enable(model, self.layout)
+        """Whether contexts share forward passes; if not, each has its own."""
+        self.replay = CudaGraphs(model, self.layout) if graphs and self.ragged else None
+        self._spare: list[PlanCache] = []
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.layout.device
+
+    @property
+    def spare_bytes(self) -> int:
+        """Bytes held by caches waiting for their next use."""
+        return sum(cache.nbytes for cache in self._spare)
+
+    def open(self, capacity: int) -> PlanCache:
+        """A cache with room for `capacity` tokens."""
+        fitting = [cache for cache in self._spare if capacity <= cache.capacity <= 4 * max(capacity, 256)]
+        if not fitting:
+            return PlanCache(self.layout, -(-capacity // 256) * 256)
+        cache = min(fitting, key=lambda spare: spare.capacity)
+        self._spare.remove(cache)
+        return cache
+
+    def close(self, cache: PlanCache) -> None:
+        """Give a cache back; its memory serves the next request (fresh pages are slow to touch)."""
+        self._spare = [*self._spare, cache][-_SPARE_CACHES:]
+
+    def drop_spare(self) -> None:
+        """Free what waits for its next use."""
+        self._spare.clear()
+
+    @torch.no_grad()
+    def prefill(
+        self, cache: PlanCache, ids: Sequence[int], plan: PrefillPlan | None = None, keep: int = 1
+    ) -> PrefillResult:
+        """Run a plan on a cache: place what is placed, then one forward pass over what is computed.
+
+        Computed tokens attend to every token before them, placed or computed, at their true positions.
+
+        Args:
+            cache: with room for the prompt; what it held is overwritten.
+            ids: token ids of the prompt.
+            plan: covers `ids`; `None` computes everything.
+            keep: logits are returned for this many of the last computed tokens.
+
+        Raises:
+            UnsupportedModelError: the plan moves KV and the model's keys cannot be moved.
+        """
+        plan = plan or dense(len(ids))
+        assembled = self.assemble(cache, plan)
+        started = time.perf_counter()
+        logits = self.forward([self.part(cache, ids, plan.computed, keep)])[0]
+        return PrefillResult(logits, assembled, time.perf_counter() - started)
+
+    @torch.no_grad()
+    def assemble(self, cache: PlanCache, plan: PrefillPlan) -> float:
+        """Write what a plan places to a cache; what it held is overwritten. Returns the seconds it took.
+
+        Raises:
+            UnsupportedModelError: the plan moves KV and the model's keys cannot be moved.
+        """
+        started = time.perf_counter()
+        cache.clear()
+        cache.reserve(plan.length)
+        if any(run.block.position != run.start for run in plan.placed):
+            self.layout.require_movable()
+        if not self._scattered(cache, plan):
+            for run in plan.placed:
+                cache.place(run.block, run.start, self.layout.rope)
+        return time.perf_counter() - started
+
+    def _scattered(self, cache: PlanCache, plan: PrefillPlan) -> bool:
+        """Whether one launch could place everything."""
+        if not kernels.available(self.device):
+            return False
+        return scatter.scatter(plan.placed, cache.keys, cache.values, self.layout.rope)
+
+    def part(self, cache: PlanCache, ids: Sequence[int], runs: Sequence[Computed], keep: int = 1) -> Part:
+        """What a context computes in a forward pass: the tokens of some runs of its prompt, in order.
+
+        Raises:
+            UnsupportedModelError: they are scattered and the model's keys cannot be moved.
+        """
+        if len(runs) == 1:
+            start, stop = runs[0].start, runs[0].stop
+            return Part(cache, ids[start:stop], slice(start, stop), keep)
+        self.layout.require_movable()
+        order = [position for run in runs for position in range(run.start, run.stop)]
+        return Part(cache, [ids[at] for at in order], torch.tensor(order, device=self.device), keep)
+
+    def append(self, cache: PlanCache, tokens: Sequence[int], keep: int = 1) -> Part:
+        """What a context computes in a forward pass: tokens appended to it. Makes room for them."""
+        at = cache.length
+        cache.reserve(at + len(tokens))
+        return Part(cache, tokens, slice(at, at + len(tokens)), keep)
+
+    @torch.no_grad()
+    def forward(self, parts: Sequence[Part]) -> list[Tensor]:
+        """Compute tokens of several contexts in one forward pass; float32 logits `[keep, vocabulary]` of each part.
+
+        Computed tokens attend to every token before them in their context, at their true positions.
+        May be repeated if it fails: contexts then are as they were.
+
+        Args:
+            parts: of different contexts.
+        """
+        if not self.ragged:
+            return [self._alone(part) for part in parts]
+        logits = self.replay.play(parts) if self.replay else None
+        if logits is None:
+            logits = attention.forward(self.model, parts).float()
+            if self.replay:
+                self.replay.learn(parts, logits)
+        for part in parts:
+            part.cache.length = part.end
+        self._synchronize()
+        return list(torch.split(logits, [part.keep for part in parts]))
+
+    @torch.no_grad()
+    def prefill_apart(self, cache: PlanCache, pack: Pack) -> None:
+        """Compute documents side by side in one forward pass; then the cache holds the KV of `pack`, row by row.
+
+        Args:
+            cache: with room for the row; what it held is overwritten.
+            pack: see `packing.Pack`. Captured blocks are of its positions, not of their places in the row.
+        """
+        row = len(pack.ids)
+        cache.clear()
+        cache.reserve(row)
+        part = Part(cache, pack.ids.tolist(), slice(0, row))
+        self._alone(part, packed_mask(pack.segments.to(self.device)), pack.positions.to(self.device))
+
+    def decode(self, cache: PlanCache, token: int) -> Tensor:
+        """Append one token; logits of the next, float32 `[vocabulary]`."""
+        return self.extend(cache, [token])[0]
+
+    def extend(self, cache: PlanCache, tokens: Sequence[int], keep: int = 1) -> Tensor:
+        """Append tokens in one forward pass; logits after the last `keep` of them, float32 `[keep, vocabulary]`."""
+        return self.forward([self.append(cache, tokens, keep)])[0]
+
+    def _alone(self, part: Part, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+        """A forward pass through the model's own attention, its mask in the form that wants."""
+        cache, before = part.cache, part.cache.length
+        if mask is None and not isinstance(part.targets, slice):
+            mask = (torch.arange(part.end, device=self.device) <= part.targets[:, None])[None, None]
+        cache.expect(part.targets, part.end)
+        try:
+            output = self.model(
+                input_ids=torch.tensor([part.tokens], device=self.device),
+                attention_mask=mask,
+                position_ids=(part.positions if positions is None else positions)[None],
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=max(part.keep, 1),
+            )
+        except BaseException:
+            cache.length = before
+            raise
+        cache.length = part.end
+        logits: Tensor = output.logits[0, output.logits.shape[1] - part.keep :].float()
+        self._synchronize()
+        return logits
+
+    def _synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)

@@ -1,0 +1,1 @@
+"""Entrypoints: the ways in, for chat clients and for the command line."""

@@ -1,0 +1,1 @@
+"""What the chat clients of all frameworks share."""

@@ -1,0 +1,116 @@
+"""What an app asks of the answer, in the forms in use: tools, `tool_choice`, `response_format`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...errors import ConfigError
+from ...request import Constraint, ToolChoice, ToolSpec
+
+_WORDS: dict[Any, ToolChoice] = {
+    None: "auto",
+    "auto": "auto",
+    "none": "none",
+    "any": "required",
+    "required": "required",
+    True: "required",
+    False: "none",
+}
+
+
+def to_specs(tools: Sequence[Mapping[str, Any]]) -> tuple[ToolSpec, ...]:
+    """Tools in OpenAI's form as the engine takes them.
+
+    Raises:
+        ConfigError: one is run by some provider's server.
+    """
+    specs = []
+    for tool in tools:
+        function = tool.get("function")
+        if not isinstance(function, Mapping):
+            raise ConfigError(f"a tool of type {tool.get('type')!r} is run by a provider's server; this model has none")
+        parameters = function.get("parameters") or {"type": "object", "properties": {}}
+        specs.append(ToolSpec(function["name"], function.get("description") or "", dict(parameters)))
+    return tuple(specs)
+
+
+def to_choice(choice: Any, names: Sequence[str]) -> tuple[ToolChoice, str | None]:
+    """A `tool_choice` in any of the forms in use: a word, a bool, a tool's name, OpenAI's dict.
+
+    Returns:
+        What the engine takes, and the one tool that is to be called, if it is one.
+
+    Raises:
+        ConfigError: it names no tool that is bound.
+    """
+    if isinstance(choice, Mapping):
+        inner = choice.get("function")
+        choice = (inner.get("name") if isinstance(inner, Mapping) else choice.get("name")) or choice.get("type")
+    if isinstance(choice, str) and choice in names:
+        return "required", choice
+    if choice is None or isinstance(choice, str | bool):
+        if choice in _WORDS:
+            return _WORDS[choice], None
+        raise ConfigError(
+            f"tool_choice={choice!r} is none of the tools ({', '.join(names) or 'none bound'})"
+            " and none of auto, none, any, required"
+        )
+    raise ConfigError(f"tool_choice={choice!r} is no word, bool, name of a tool or dict")
+
+
+def to_schema(response_format: Mapping[str, Any] | type | None) -> tuple[dict[str, Any] | None, bool]:
+    """The schema that a `response_format` asks for, and whether the prompt is to show it.
+
+    Taken are OpenAI's dicts, a schema itself, and pydantic classes. `json_object` may carry a `schema` too:
+    it binds the answer, and the prompt stays the app's own.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    if response_format is None:
+        return None, False
+    if isinstance(response_format, type):
+        schema_of = getattr(response_format, "model_json_schema", None)
+        if schema_of is None:
+            raise ConfigError(f"response_format={response_format.__name__} is a class without a JSON schema")
+        return dict(schema_of()), True
+    kind = response_format.get("type")
+    if kind == "text":
+        return None, False
+    if kind == "json_object":
+        return dict(response_format.get("schema") or {"type": "object"}), False
+    if kind == "json_schema":
+        inner = response_format.get("json_schema")
+        if isinstance(inner, Mapping) and isinstance(inner.get("schema"), Mapping):
+            return dict(inner["schema"]), True
+    if kind in ("object", None) and ("properties" in response_format or "$ref" in response_format):
+        return dict(response_format), True
+    raise ConfigError(
+        f"response_format of type {kind!r} is none of text, json_object and json_schema, or has no schema"
+    )
+
+
+def to_constraint(options: Mapping[str, Any], specs: Sequence[ToolSpec], max_string: int) -> Constraint | None:
+    """What binds the answer of one call; `None` if nothing does.
+
+    Args:
+        options: of the call: `tool_choice`, `parallel_tool_calls`, `response_format`.
+        specs: of the tools.
+        max_string: characters in a string for which a schema sets no bound.
+
+    Raises:
+        ConfigError: the choice or the format is none.
+    """
+    calls, tool = to_choice(options.get("tool_choice"), [spec.name for spec in specs])
+    schema, shown = to_schema(options.get("response_format"))
+    if not specs and schema is None:
+        return None
+    return Constraint(
+        schema=schema,
+        calls=calls if specs else None,
+        tool=tool,
+        parallel=options.get("parallel_tool_calls") is not False,
+        show_schema=shown,
+        max_string=max_string,
+    )

@@ -1,0 +1,1 @@
+"""Models: a name becomes a folder, weights and a tokenizer."""

@@ -1,0 +1,1 @@
+"""What is reported, and who is told: reports, their files, exporters and pictures."""

@@ -1,0 +1,1 @@
+"""Text: messages to prompt ids, tools and JSON, tokens back to text."""
