@@ -18,7 +18,6 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from kvcomm_agents.backends.transformers.packing import pack, packed_mask, sees
 from kvcomm_agents.backends.transformers.runner import Runner
-from kvcomm_agents.engine.warmup import prefill_packed
 from kvcomm_agents.models.loading import LoadedModel
 
 from .console import Tell, quietly
@@ -63,7 +62,7 @@ def measure_packs(
 
     def separately(texts: list[list[int]]) -> None:
         for text in texts:
-            prefill_packed(runner, pack([text], 1, "reset"))
+            runner.prefill_pack(pack([text], 1, "reset"))
 
     rows, sizes = [(count, length) for length in lengths for count in counts if count * length <= most], list(budgets)
     texts, packs = [], []
@@ -73,7 +72,7 @@ def measure_packs(
         seconds = interleaved(
             {
                 "separate": lambda documents=documents: separately(documents),  # type: ignore[misc]
-                "packed": lambda row=row: prefill_packed(runner, row),  # type: ignore[misc]
+                "packed": lambda row=row: runner.prefill_pack(row),  # type: ignore[misc]
             },
             rounds,
         )
@@ -92,7 +91,7 @@ def measure_packs(
     for size in sizes:
         documents = [words(min(PACK_TEXT, size - 1 - at)) for at in range(0, size - 1, PACK_TEXT)]
         row = pack(documents, 1, "reset")
-        works[str(size)] = lambda row=row: prefill_packed(runner, row)  # type: ignore[misc]
+        works[str(size)] = lambda row=row: runner.prefill_pack(row)  # type: ignore[misc]
     for name, taken in interleaved(works, rounds).items():
         packs.append({"tokens": int(name), "pack_s": taken, "token_s": taken / int(name)})
     return {

@@ -25,9 +25,8 @@ from kvcomm_agents import LoadedModel, load_model
 from kvcomm_agents.backends.transformers.forced import forced
 from kvcomm_agents.backends.transformers.packing import Pack, pack, pack_rows, packed_mask
 from kvcomm_agents.backends.transformers.runner import Runner
-from kvcomm_agents.engine.warmup import prefill_packed
+from kvcomm_agents.backends.transformers.scores import divergence
 from kvcomm_agents.plan import Computed, Placed, PrefillPlan, dense
-from kvcomm_agents.planning.divergence import divergence
 
 MODES = ("full", "intra", "anchored")
 GROUP, TAIL = 4, 48  # documents that are measured together; the last is computed behind the others
@@ -101,7 +100,7 @@ def drift(model: PreTrainedModel, held_out: list[list[int]], first: int) -> dict
     for at in range(0, len(held_out) - GROUP + 1, GROUP):
         *shared, tail = held_out[at : at + GROUP]
         row = pack(shared, first, "reset")
-        bases = prefill_packed(runner, row)
+        bases = runner.prefill_pack(row)
         prompt, output = [*row.ids.tolist(), *tail[:8]], tail[8:TAIL]
         cache = runner.open(len(prompt))
         runner.prefill(cache, prompt)

@@ -17,7 +17,11 @@ KVCommError
 ├── SavedMemoryError               a saved store that is damaged or belongs to another model
 ├── ReportError              a file that holds no reports   (also ValueError)
 ├── MissingExtraError        an optional dependency is absent  (also ImportError)
-└── EngineClosedError        the engine was closed
+└── EngineError
+    ├── EngineClosedError    the engine was closed
+    ├── EngineFailedError    its thread had to end; the next request starts it anew
+    ├── EngineForkedError    it was started before this process was forked
+    └── EngineThreadError    a call from its own thread that would wait for itself
 """
 
 from __future__ import annotations
@@ -91,5 +95,21 @@ class MissingExtraError(KVCommError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 
 
-class EngineClosedError(KVCommError):
+class EngineError(KVCommError):
+    """The engine as a whole cannot do what was asked."""
+
+
+class EngineClosedError(EngineError):
     """The engine was closed and takes no more requests."""
+
+
+class EngineFailedError(EngineError):
+    """The engine's thread had to end, and what waited fails; the next request starts it anew."""
+
+
+class EngineForkedError(EngineError):
+    """The engine was started before this process was forked; its thread is in the parent."""
+
+
+class EngineThreadError(EngineError):
+    """A call from the engine's own thread, say of an observer, that would wait for what that thread does next."""

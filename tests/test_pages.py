@@ -95,7 +95,6 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_the_readme_names_every_page() -> None:
-    text = PAGES[0].read_text(encoding="utf-8")
     assert {page.relative_to(ROOT).as_posix() for page in PAGES[1:]} <= set(links(PAGES[0]))
 
 

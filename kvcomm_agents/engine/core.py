@@ -1,4 +1,9 @@
-"""Inference: takes requests from messages to tokens on one model. Single-threaded: the worker's own."""
+"""EngineCore: takes requests from messages to answers on one model. Single-threaded: the worker's own.
+
+A request passes through it in three calls: `begin` renders it, decides how it is prefilled and starts its
+generation; `step` takes all that run a forward pass on; `finish` answers it, and `release` remembers its KV and
+puts what can be learned from it among the idle work.
+"""
 
 from __future__ import annotations
 
@@ -7,36 +12,34 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
 
-import torch
 from rich.filesize import decimal
 
-from ..backends.transformers.batching import Batch
-from ..backends.transformers.constraint import Matcher
-from ..backends.transformers.runner import Runner
-from ..backends.transformers.sampling import Sampler
-from ..backends.transformers.sequence import RunningSequence
+from ..backend import Generation
+from ..backends.transformers.backend import TransformersBackend
 from ..config import EngineConfig
 from ..correction.embedding import Embedder, make_embedder
-from ..errors import ContextLengthError, DeviceMemoryError, PromptError, SavedMemoryError
+from ..errors import ContextLengthError, PromptError, SavedMemoryError
+from ..kv.block import Capture, KVBlock
 from ..kv.prefix_cache import PrefixCache
 from ..kv.span_library import Tagged
 from ..models.loading import LoadedModel, tokenizer_fingerprint
+from ..observe.stats import Account
 from ..observe.telemetry import Telemetry
+from ..planning.idle_work import IdleKind, IdleWork
+from ..planning.measurements import Measurements, Measuring
 from ..planning.namespace import Namespace
-from ..planning.policy import Reuse
+from ..planning.policy import Policy
 from ..request import Completion, Message, Request
 from ..text.detokenizer import Detokenizer, StopStrings
 from ..text.prompt import PromptRenderer, Rendered, agent_name
+from .active import ActiveRequest
+from .answer import Answer
+from .idle import IdleScheduler
 from .job import Job
-from .warmup import WarmOrder, Warmup
+from .warmup import Warmup, WarmWork
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-_FIRST_RESERVE = 256  # tokens of output to make room for at once; more when they come
 
 
 class EngineCore:
@@ -51,34 +54,51 @@ class EngineCore:
     def __init__(self, loaded: LoadedModel, config: EngineConfig, telemetry: Telemetry | None = None) -> None:
         self.loaded, self.config, self.telemetry = loaded, config, telemetry or Telemetry()
         self._made_embedder: Embedder | None = None
-        self.runner = Runner(loaded.model, graphs=config.cuda_graphs)
-        if config.reuse.mode == "corrected":
-            self.runner.layout.require_movable()
-        self.batch = Batch(self.runner, config.prefill_chunk, self._with_room)
-        self.store = PrefixCache(self.runner.device, config.device_cache_bytes, config.host_cache_bytes)
-        self.reuse = Reuse(self.runner, self.store, config.reuse, self._remembered, self.telemetry.audit)
+        self.backend = TransformersBackend(
+            loaded,
+            chunk=config.prefill_chunk,
+            max_context=config.max_context,
+            graphs=config.cuda_graphs,
+            relieve=lambda: self.prefixes.release_device(),
+        )
+        layout, reuse = self.backend.layout, config.reuse
+        if reuse.mode == "corrected":
+            layout.require_movable()
+        self.prefixes = PrefixCache(layout.device, config.device_cache_bytes, config.host_cache_bytes)
+        self.policy = Policy(self.prefixes, reuse, layout, self.backend.capabilities, self._recall)
+        self._measurements = Measurements(
+            self.backend, self.prefixes, reuse, self.policy.namespace, self.telemetry.audit, self.policy.auditor.audited
+        )
+        pack_tokens = min(reuse.pack_tokens, config.prefill_chunk)
+        self.warmup = Warmup(self.backend, self.policy.namespace, pack_tokens, reuse.pack_positions)
+        self.idle = IdleScheduler(self._run_idle, self._charge)
         self.renderer = PromptRenderer(loaded.tokenizer)
-        self.max_context = max_context(loaded, config)
-        reuse = config.reuse
-        self.warmup = Warmup(self.runner, self.reuse.memory, reuse.pack_tokens, reuse.pack_positions, self.max_context)
-        eos = loaded.model.generation_config.eos_token_id if loaded.model.generation_config else None
-        eos = loaded.tokenizer.eos_token_id if eos is None else eos
-        self._eos = frozenset([eos] if isinstance(eos, int) else eos or ())
+        self.active: list[ActiveRequest] = []
         logger.info("%s", self)
 
     def __str__(self) -> str:
-        layout, config = self.runner.layout, self.config
+        layout, config = self.backend.layout, self.config
         moved = "can be moved" if layout.rope is not None else f"cannot be moved ({layout.immovable})"
         bound = f", mean KL of {config.reuse.max_divergence} at most" if config.reuse.mode == "auto" else ""
         return (
             f"serving {self.loaded.name} on {layout.device} in {str(layout.dtype).removeprefix('torch.')}:"
             f" {decimal(layout.token_bytes)} of KV a token, which {moved}; contexts of {self.max_context} tokens,"
-            f" up to {config.max_concurrent} {'together' if self.runner.ragged else 'in turn'};"
+            f" up to {config.max_concurrent} {'together' if self.backend.together else 'in turn'};"
             f" reuse {config.reuse.mode}{bound}; prefixes in {decimal(config.device_cache_bytes)} on the device"
             f" and {decimal(config.host_cache_bytes)} on the host; memory kept in {config.memory_folder or 'no folder'}"
         )
 
-    def begin(self, job: Job) -> RunningSequence:
+    @property
+    def max_context(self) -> int:
+        """Tokens a prompt and its answer may hold together."""
+        return self.backend.max_context
+
+    @property
+    def full(self) -> bool:
+        """Whether no more requests can be begun: as many run as may, or prompts wait for more than the next step."""
+        return len(self.active) >= self.config.max_concurrent or not self.backend.has_room
+
+    def begin(self, job: Job) -> None:
         """Plan a request's prefill and place what is placed; what is computed waits for `step`.
 
         Raises:
@@ -86,113 +106,149 @@ class EngineCore:
         """
         started = job.begun = time.perf_counter()
         request, params = job.request, job.request.params
-        if request.prompt_ids is None:
-            rendered = self.renderer.segments(request.messages, request.tools, request.constraint)
-        else:
-            rendered = Rendered(request.prompt_ids, ())
-        ids, cuts = rendered.ids, [edge for part in rendered.parts for edge in (part.start, part.stop)]
-        said = request.messages
-        tagged = [Tagged(one.start, one.stop, tag) for one in rendered.parts for tag in said[one.message].spans]
-        room = self.max_context - len(ids)
-        if not ids:
-            raise PromptError("the prompt is empty; it needs at least one token")
-        if room < 1:
-            raise ContextLengthError(
-                f"the prompt has {len(ids)} tokens and the context holds {self.max_context}, one of them for the"
-                " answer; shorten the messages or raise max_context if the model allows it"
-            )
-        matcher = self._matcher(request)
+        rendered = self._render(request)
+        ids = rendered.ids
+        room = self._room(ids)
         matching = time.perf_counter()
         agent = request.agent or agent_name(request.messages, ids)
-        choice = self.reuse.choose(ids, agent, request.namespace, request.reuse, cuts, tagged)
+        cuts = [edge for part in rendered.parts for edge in (part.start, part.stop)]
+        tagged = [
+            Tagged(part.start, part.stop, tag)
+            for part in rendered.parts
+            for tag in request.messages[part.message].spans
+        ]
+        decision = self.policy.decide(ids, agent, request.namespace, request.reuse, cuts, tagged)
         matched = time.perf_counter()
-        max_tokens = min(params.max_tokens or room, room)
-        cache = self._with_room(lambda: self.runner.open(len(ids) + min(max_tokens, _FIRST_RESERVE)))
-        try:
-            assembled = self._with_room(lambda: self.runner.assemble(cache, choice.plan))
-            job.running = RunningSequence(
-                job=job,
-                agent=agent,
+        answer = Answer(
+            Detokenizer(self.loaded.tokenizer, keep_special=bool(request.tools)), StopStrings(params.stop), job.emit
+        )
+        handle = self.backend.start(
+            Generation(
                 ids=ids,
-                choice=choice,
-                cache=cache,
-                sampler=Sampler(params, ids, self.runner.device),
-                detokenizer=Detokenizer(self.loaded.tokenizer, keep_special=bool(request.tools)),
-                stops=StopStrings(params.stop),
-                max_tokens=max_tokens,
-                eos=self._eos,
-                seconds={
-                    "queue_s": started - job.submitted,
-                    "render_s": matching - started,
-                    "match_s": matched - matching,
-                    "assemble_s": assembled,
-                    "prefill_s": 0.0,
-                },
-                begun=time.perf_counter(),
-                matcher=matcher,
-                logits=[] if self.reuse.wants_logits(choice, agent, request.namespace) else None,
+                plan=decision.plan,
+                max_tokens=min(params.max_tokens or room, room),
+                sink=answer.take,
+                params=params,
+                constraint=request.constraint,
+                tools=request.tools,
+                format=self.renderer.format,
+                scored=self.policy.scored(decision, agent, request.namespace),
             )
-            return job.running
-        except BaseException:
-            self.runner.close(cache)
-            raise
+        )
+        active = ActiveRequest(
+            job=job,
+            agent=agent,
+            ids=ids,
+            decision=decision,
+            answer=answer,
+            handle=handle,
+            model=self.loaded.name,
+            queue_s=started - job.submitted,
+            render_s=matching - started,
+            match_s=matched - matching,
+        )
+        job.reporter = active.report
+        self.active.append(active)
 
-    def step(self, running: Sequence[RunningSequence]) -> list[tuple[RunningSequence, Exception]]:
-        """Take requests one forward pass on: a token each, or a piece of the prompt. Returns those that failed."""
-        return self.batch.step(running)
+    def step(self) -> None:
+        """Take requests one step on; end those that are done, failed, cancelled or out of time."""
+        for active in list(self.active):
+            if why := active.job.check():
+                self._end(active, why, self.release)
+        started = time.perf_counter()
+        self.backend.step()
+        self.idle.busy(time.perf_counter() - started)
+        for active in list(self.active):
+            if error := active.handle.error:
+                logger.error("a request failed", exc_info=error)
+                self._end(active, error, self._drop)
+            elif active.handle.finished:
+                self._end(active, None, self.finish)
 
-    def full(self, running: Sequence[RunningSequence]) -> bool:
-        """Whether prompts wait for more than the next step computes."""
-        return sum(one.left for one in running) >= self.config.prefill_chunk
-
-    def finish(self, running: RunningSequence) -> None:
+    def finish(self, active: ActiveRequest) -> None:
         """Answer a finished request, then remember its KV."""
-        if running.finished is None:
-            raise RuntimeError("finish() before the request has finished")
-        if not running.stops.hit:
-            running.tell(running.stops.push(running.detokenizer.flush()) + running.stops.flush())
-        report = running.report(self.loaded.name, running.finished)
-        running.job.context.run(self.telemetry.request, report)
-        said = running.output[: max(running.cache.length - len(running.ids), 0)]
-        spans = self.reuse.tags(running.choice, said, running.agent, running.job.request.namespace)
-        running.job.emit(Completion("".join(running.text), tuple(running.output), running.finished, report, spans))
-        self.release(running)
+        reason = active.handle.finished
+        if reason is None:
+            raise RuntimeError("finish() before the request has finished")  # a bug, never input
+        active.answer.finish()
+        report = active.report(reason)
+        active.job.context.run(self.telemetry.request, report)
+        spans = () if active.forgotten else self.policy.tags(active.served())
+        active.job.emit(Completion(active.answer.text, tuple(active.handle.output), reason, report, spans))
+        self.release(active)
 
-    def release(self, running: RunningSequence) -> None:
-        """Remember what was computed so far and give the cache back. For cancelled requests too: their KV is good."""
+    def release(self, active: ActiveRequest) -> None:
+        """Remember what was computed so far and free its context. For cancelled requests too: their KV is good."""
         try:
-            self.reuse.remember(
-                running.choice,
-                running.ids,
-                running.output,
-                running.agent,
-                running.job.request.namespace,
-                running.cache,
-                running.logits or (),
-            )
+            self.backend.cancel(active.handle)
+            if active.forgotten:
+                return
+            request = active.served()
+            if request.prefilled:
+                self.policy.credit(request)
+            self.idle.submit(self.policy.remember(request, self.capture(active), active.handle.scores))
         finally:
-            self.runner.close(running.cache)
+            self._drop(active)
+
+    def capture(self, active: ActiveRequest) -> Capture:
+        """What copies KV out of a running context."""
+
+        def copied(start: int, stop: int) -> KVBlock:
+            return self.backend.capture(active.handle, start, stop)
+
+        return copied
 
     def expect(self, texts: Sequence[str], namespace: str, *, warm: bool = False) -> None:
         """Have what is known of texts corrected for its likely readers, and with `warm` the other texts warmed."""
-        ids = [tuple(self.loaded.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
-        unknown = [one for one in ids if not self.reuse.expect(one, namespace) and len(one) < self.max_context]
-        if warm and unknown and self.runner.layout.rope is not None:
-            first = self.renderer.ids((Message("user", "."),))[0]
-            self.warmup.submit(WarmOrder(unknown, first, namespace))
+        unknown = []
+        for text in texts:
+            ids = tuple(self.loaded.tokenizer(text, add_special_tokens=False)["input_ids"])
+            work = self.policy.expect(ids, namespace)
+            self.idle.submit(work)
+            if not work and len(ids) < self.max_context:
+                unknown.append(ids)
+        if warm and unknown and self.backend.layout.rope is not None:
+            self.warm(WarmWork(unknown, self.first_token, namespace))
+
+    def warm(self, work: WarmWork) -> None:
+        """Take texts to be warmed; nothing is computed yet.
+
+        Raises:
+            UnsupportedModelError: the KV of this model cannot be moved.
+            ContextLengthError: a text is longer than the context, so that no prompt can hold it.
+        """
+        if self.warmup.accept(work):
+            self.idle.submit([work])
+
+    @property
+    def first_token(self) -> int:
+        """What every prompt of the model begins with: the token that the first place teaches it to lean on."""
+        return self.renderer.ids((Message("user", "."),))[0]
+
+    def account(self, namespace: str | None = None) -> Account:
+        """What reuse saved and hidden work cost, of a namespace or of all."""
+        named = self.policy.namespaces()
+        accounts = [memory.ledger.account for name, memory in named if namespace in (None, name)]
+        return sum(accounts, Account())
 
     def forget(self, namespace: str | None = None) -> None:
-        """Drop what a namespace has stored and learned, or all of it."""
+        """Drop what a namespace has stored and learned and what was left to do for it, or all of it.
+
+        Nothing of its requests in flight is remembered either; they are answered.
+        """
         logger.info("forgetting %s", "everything" if namespace is None else f"namespace {namespace}")
+        for active in self.active:
+            active.forgotten |= namespace in (None, active.namespace)
         self.warmup.drop(namespace)
-        self.store.clear(namespace)
-        self.reuse.forget(namespace)
+        self.idle.drop(namespace)
+        self.prefixes.clear(namespace)
+        self.policy.forget(namespace)
 
     def save(self) -> None:
         """Write what every namespace has learned to the configured folder."""
         if self.config.memory_folder is not None:
-            for namespace, memory in self.reuse.memories():
-                memory.save(self._folder(self.config.memory_folder, namespace))
+            for name, namespace in self.policy.namespaces():
+                namespace.save(self._folder(self.config.memory_folder, name))
 
     def close(self) -> None:
         """End what waits to be warmed, and save, if there is a folder to save to.
@@ -200,15 +256,54 @@ class EngineCore:
         A failure to save is logged: what was saved before is still whole.
         """
         self.warmup.close()
+        self.idle.drop()
         try:
             self.save()
         except (SavedMemoryError, OSError):
             logger.exception("what was learned could not be saved")
 
-    def _remembered(self, namespace: str) -> Namespace:
-        """A namespace's memory, with what an earlier process saved of it if that is whole and of this model."""
+    def _render(self, request: Request) -> Rendered:
+        if request.prompt_ids is not None:
+            return Rendered(request.prompt_ids, ())
+        return self.renderer.segments(request.messages, request.tools, request.constraint)
+
+    def _room(self, ids: Sequence[int]) -> int:
+        """Tokens that an answer to a prompt may have."""
+        if not ids:
+            raise PromptError("the prompt is empty; it needs at least one token")
+        room = self.max_context - len(ids)
+        if room < 1:
+            raise ContextLengthError(
+                f"the prompt has {len(ids)} tokens and the context holds {self.max_context}, one of them for the"
+                " answer; shorten the messages or raise max_context if the model allows it"
+            )
+        return room
+
+    def _end(self, active: ActiveRequest, why: BaseException | None, work: Callable[[ActiveRequest], None]) -> None:
+        """Tell why a request stops, if it was not done, and do the last work for it."""
+        self.active.remove(active)
+        if why is not None:
+            active.job.emit(why)
+        try:
+            work(active)
+        except BaseException as error:  # whatever it is, it is this request's alone
+            logger.exception("a request failed")
+            active.job.emit(error)
+            self._drop(active)
+
+    def _drop(self, active: ActiveRequest) -> None:
+        self.backend.close(active.handle)
+
+    def _run_idle(self, work: IdleWork) -> Measuring:
+        return self.warmup.run(work) if isinstance(work, WarmWork) else self._measurements.run(work)
+
+    def _charge(self, namespace: str, kind: IdleKind, tokens: int) -> None:
+        self.policy.charge(namespace, kind, tokens)
+
+    def _recall(self, namespace: str) -> Namespace:
+        """A namespace, with what an earlier process saved of it if that is whole and of this model."""
         tokenizer = self.loaded.tokenizer
-        memory = Namespace(
+        made = Namespace(
             self.config.reuse,
             self.loaded.fingerprint,
             self._embedder,
@@ -220,10 +315,10 @@ class EngineCore:
         if self.config.memory_folder is not None:
             folder = self._folder(self.config.memory_folder, namespace)
             try:
-                memory.load(folder)
+                made.load(folder)
             except SavedMemoryError as error:
                 logger.error("starting with an empty memory: %s", error)
-        return memory
+        return made
 
     def _folder(self, root: str, namespace: str) -> Path:
         name = hashlib.sha256(f"{self.loaded.fingerprint}\n{namespace}".encode()).hexdigest()[:16]
@@ -233,52 +328,3 @@ class EngineCore:
         if self._made_embedder is None:
             self._made_embedder = make_embedder(self.config.embedder, self.loaded.model, self.loaded.tokenizer)
         return self._made_embedder
-
-    def _matcher(self, request: Request) -> Matcher | None:
-        if request.constraint is None:
-            return None
-        config = self.loaded.model.config.get_text_config(decoder=True)
-        return Matcher(
-            request.constraint,
-            request.tools,
-            self.renderer.format,
-            self.loaded.tokenizer,
-            int(config.vocab_size),
-            self._eos,
-        )
-
-    def _with_room(self, work: Callable[[], T]) -> T:
-        """Do it; if the device has no memory, evict and try once more.
-
-        Raises:
-            DeviceMemoryError: no room even then.
-        """
-        try:
-            return work()
-        except RuntimeError as error:
-            if not _out_of_memory(error):
-                raise
-        logger.warning("out of device memory: evicting stored KV and trying once more")
-        self.runner.drop_spare()
-        logger.info("%s of stored KV evicted", decimal(self.store.release_device()))
-        if self.runner.device.type == "cuda":
-            torch.cuda.empty_cache()
-        try:
-            return work()
-        except RuntimeError as error:
-            if not _out_of_memory(error):
-                raise
-            raise DeviceMemoryError(
-                "no device memory for this request even after evicting all stored KV;"
-                " send a shorter prompt, lower max_tokens or set a smaller max_context"
-            ) from error
-
-
-def max_context(loaded: LoadedModel, config: EngineConfig) -> int:
-    """Tokens a context may hold: the model's limit, or the configured one if that is lower."""
-    limit = getattr(loaded.model.config.get_text_config(decoder=True), "max_position_embeddings", None) or 1 << 20
-    return min(limit, config.max_context or limit)
-
-
-def _out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)

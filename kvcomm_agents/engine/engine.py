@@ -1,11 +1,7 @@
-"""Engine: requests in, text out, on one model.
+"""Engine: requests in, text out, on one model, from any thread or event loop.
 
-The story of a request: it waits in the queue of the one thread that owns the model (`worker`);
-its messages become prompt ids (`prompt`); the `planner` decides which tokens are placed from the
-`store` and which are computed; the `runner` executes that plan in one forward pass; tokens are
-drawn, within what a `constraint` allows, turned into text (`generation`, `running`) and handed to
-the caller one by one; in the end the context's KV goes into the store. `inference` holds these
-parts together. Sync and async callers are served by the same path.
+This is the face of it. Requests wait in the queue of the one thread that owns the model (`worker`), which takes
+them through `core`. Sync and async callers are served by the same path.
 """
 
 from __future__ import annotations
@@ -13,32 +9,37 @@ from __future__ import annotations
 import asyncio
 import atexit
 import logging
+import os
 import queue
 import threading
 import weakref
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import cached_property
+from typing import TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
+from ..backends.transformers.backend import context_limit
 from ..config import EngineConfig
-from ..errors import ConfigError, EngineClosedError
-from ..kv.prefix_cache import PrefixStats
+from ..errors import ConfigError, EngineClosedError, EngineThreadError
 from ..models.loading import LoadedModel, load_model, load_tokenizer
 from ..observe.report import RequestReport
 from ..observe.report_file import ReportFile
+from ..observe.stats import Account, IdleStats, Learned, PrefixStats
 from ..observe.telemetry import Observer, Telemetry
-from ..planning.learned import Learned, learned
+from ..planning.learned import learned
 from ..request import Completion, Message, Request, TextChunk, ToolSpec
 from ..text.prompt import PromptRenderer
 from ..text.tool_format import CallFormat
-from .core import EngineCore, max_context
+from .core import EngineCore
 from .job import Event, Job, Sink
-from .warmup import WarmOrder, WarmReport
+from .warmup import WarmReport, WarmWork
 from .worker import Worker
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Engine:
@@ -60,7 +61,7 @@ class Engine:
         self._telemetry = Telemetry()
         if config.report_file is not None:
             self.observe(ReportFile(config.report_file))
-        self._worker = Worker(self._make, config.max_concurrent, self.name)
+        self._worker = Worker(self._make, self.name)
         self._close_at_exit = weakref.WeakMethod(self.close)
         atexit.register(_call, self._close_at_exit)
 
@@ -68,8 +69,12 @@ class Engine:
         """Queue a request; its events reach `sink` on the worker's thread, a `Completion` or an exception last.
 
         Raises:
+            ConfigError: it is no request.
             EngineClosedError: after `close`.
+            EngineForkedError: in a child of the process in which the engine was started.
         """
+        if not isinstance(request, Request):
+            raise ConfigError(f"an engine serves a Request, and was given {request!r}")
         job = Job(request, lambda event: self._tell(job, sink, event))
         self._worker.submit(job)
         return job
@@ -83,6 +88,7 @@ class Engine:
 
     def stream(self, request: Request) -> Iterator[TextChunk | Completion]:
         """The answer as it is written; a `Completion` comes last. Closing the iterator cancels the request."""
+        self._may_wait()
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         job = self.submit(request, events.put)
         try:
@@ -149,14 +155,14 @@ class Engine:
             if not isinstance(text, str):
                 raise ConfigError(f"only texts can be warmed, and one is of type {type(text).__name__}")
         ids = [tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
-        # What every prompt of the model begins with: the token that the first place teaches it to lean on.
-        order = WarmOrder(ids, self.render((Message("user", "."),))[0], namespace)
-        queued = self._worker.call(lambda inference: inference.warmup.submit(order))
-        queued.add_done_callback(lambda done: order.fail(error) if (error := done.exception()) else None)
-        return order.future
+        work = WarmWork(ids, self.render((Message("user", "."),))[0], namespace)
+        queued = self._worker.call(lambda core: core.warm(work))
+        queued.add_done_callback(lambda done: work.fail(error) if (error := done.exception()) else None)
+        return work.future
 
     def warm(self, texts: Sequence[str], namespace: str = "default") -> WarmReport:
         """As `submit_warm`, and wait until it is done."""
+        self._may_wait()
         return self.submit_warm(texts, namespace).result()
 
     async def awarm(self, texts: Sequence[str], namespace: str = "default") -> WarmReport:
@@ -192,7 +198,8 @@ class Engine:
     @property
     def max_context(self) -> int:
         """Tokens a prompt and its answer may hold together. Loads the model."""
-        return max_context(self.load(), self.config)
+        limit = context_limit(self.load())
+        return min(limit, self.config.max_context or limit)
 
     def load(self) -> LoadedModel:
         """Load the weights now instead of with the first request."""
@@ -215,9 +222,9 @@ class Engine:
         Raises:
             EngineClosedError: after `close`.
         """
-        if self.config.reuse.learns and self._worker.inference is not None:
+        if self.config.reuse.learns and self._worker.core is not None:
             said = tuple(texts)
-            self._worker.call(lambda inference: inference.expect(said, namespace, warm=warm))
+            self._worker.call(lambda core: core.expect(said, namespace, warm=warm))
 
     @property
     def reports(self) -> tuple[RequestReport, ...]:
@@ -229,6 +236,11 @@ class Engine:
         self._telemetry.observe(observer)
 
     @property
+    def max_divergence(self) -> float:
+        """The bound that the guard keeps: mean KL per token, in nats."""
+        return self.config.reuse.max_divergence
+
+    @property
     def waiting(self) -> int:
         """Requests in the queue that the worker has not taken yet."""
         return self._worker.waiting
@@ -236,19 +248,30 @@ class Engine:
     @property
     def stats(self) -> PrefixStats:
         """What the store holds now: prefixes."""
-        inference = self._worker.inference
-        return inference.store.stats() if inference else PrefixStats(0, 0, 0, 0)
+        core = self._worker.core
+        return core.prefixes.stats() if core else PrefixStats(0, 0, 0, 0)
 
     @property
     def learned(self) -> Learned:
         """What all namespaces have learned so far: spans, anchors, and how the guard's bound held."""
-        inference = self._worker.inference
-        return learned(memory for _, memory in inference.reuse.memories()) if inference else Learned()
+        core = self._worker.core
+        return learned(namespace for _, namespace in core.policy.namespaces()) if core else Learned()
+
+    @property
+    def idle(self) -> IdleStats:
+        """What was done when nobody waited, what it took, and what is left to do."""
+        core = self._worker.core
+        return core.idle.stats if core else IdleStats()
+
+    def ledger(self, namespace: str | None = None) -> Account:
+        """What reuse has saved and what hidden work has cost, in tokens: of a namespace, or of all."""
+        core = self._worker.core
+        return core.account(namespace) if core else Account()
 
     def forget(self, namespace: str | None = None) -> None:
-        """Drop what a namespace has stored and learned, or all of it."""
-        if self._worker.inference:
-            self._worker.call(lambda inference: inference.forget(namespace)).result()
+        """Drop what a namespace has stored and learned and what was left to do for it, or all of it."""
+        if self._worker.core:
+            self._worker.call(lambda core: core.forget(namespace)).result()
 
     def save(self) -> None:
         """Write what was learned to `config.memory_folder`; `close` does this too.
@@ -259,16 +282,25 @@ class Engine:
         """
         if self.config.memory_folder is None:
             raise ConfigError("there is nowhere to save to; set memory_folder in EngineConfig")
-        if self._worker.inference:
-            self._worker.call(lambda inference: inference.save()).result()
+        if self._worker.core:
+            self._worker.call(lambda core: core.save()).result()
 
-    def settle(self, timeout_s: float | None = None) -> bool:
+    def wait_idle(self, timeout_s: float | None = None) -> bool:
         """Wait until every request is answered and learned from; whether that came in time."""
-        return self._worker.settle(timeout_s)
+        return self._worker.wait_idle(timeout_s)
+
+    settle = wait_idle  # its name in 0.1
+
+    def inspect(self, look: Callable[[EngineCore], T]) -> T:
+        """What `look` sees of the engine's parts, on the thread that owns them, between two tokens.
+
+        For tests and tools: parts may change from version to version, and what is changed there is at your risk.
+        """
+        return self._worker.call(look).result()
 
     def close(self) -> None:
         """Stop the worker and free what it holds. Weights shared with other engines stay."""
-        served = self._worker.inference is not None
+        served = self._worker.core is not None
         self._worker.close()
         if served:
             logger.info("closed the engine of %s", self.name)
@@ -278,13 +310,24 @@ class Engine:
             for key in [key for key, engine in _registry.items() if engine is self]:
                 del _registry[key]
 
+    def _may_wait(self) -> None:
+        if self._worker.is_current:
+            raise EngineThreadError(
+                "an observer or a sink cannot wait for the engine whose thread it is on: it would wait for ever;"
+                " use submit(), or another thread"
+            )
+
     def _make(self) -> EngineCore:
         return EngineCore(self.load(), self.config, self._telemetry)
 
     def _tell(self, job: Job, sink: Sink, event: Event) -> None:
-        if isinstance(event, BaseException):
-            job.context.run(self._telemetry.request, job.failed(event, self.name))
-        sink(event)
+        try:
+            if isinstance(event, BaseException):
+                job.context.run(self._telemetry.request, job.failed(event, self.name))
+        except BaseException:  # a report that cannot be made must not keep the caller waiting
+            logger.exception("a failed request could not be reported")
+        finally:
+            sink(event)
 
 
 _registry: dict[tuple[str, EngineConfig], Engine] = {}
@@ -298,6 +341,16 @@ def shared_engine(model: str, config: EngineConfig = EngineConfig()) -> Engine:
         if engine is None:
             engine = _registry[model, config] = Engine(model, config)
         return engine
+
+
+def _begin_in_child() -> None:
+    """A forked child shares no engine with its parent: the threads stayed there."""
+    global _registry_lock
+    _registry_lock = threading.Lock()
+    _registry.clear()
+
+
+os.register_at_fork(after_in_child=_begin_in_child)
 
 
 def _post(loop: asyncio.AbstractEventLoop, events: asyncio.Queue[Event], event: Event) -> None:

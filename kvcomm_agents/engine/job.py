@@ -1,20 +1,19 @@
-"""Job: one request on its way through the engine."""
+"""Job: one request on its way through the engine: where its events go, and whether it is still wanted."""
 
 from __future__ import annotations
 
 import contextvars
+import logging
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from ..errors import RequestCancelledError, RequestError, RequestTimeoutError
-from ..observe.report import RequestReport, finish_reason_of
+from ..observe.report import FinishReason, RequestReport, finish_reason_of
 from ..request import Completion, Request, TextChunk
 
-if TYPE_CHECKING:
-    from ..backends.transformers.sequence import RunningSequence
+logger = logging.getLogger(__name__)
 
 Event = TextChunk | Completion | BaseException
 Sink = Callable[[Event], None]
@@ -22,7 +21,7 @@ Sink = Callable[[Event], None]
 
 @dataclass(eq=False, slots=True)
 class Job:
-    """A submitted request: where its events go, and whether it is still wanted.
+    """A submitted request.
 
     Args:
         request: what was asked.
@@ -30,7 +29,7 @@ class Job:
         submitted: `time.perf_counter()` at submission.
         context: the caller's, in which observers are told of the request: a trace goes on in it.
         begun: `time.perf_counter()` when the worker took it; `None` while it is in the queue.
-        running: the request while it is prefilled and decoded.
+        reporter: makes the report of a request that is being served, from its end and an error; `None` before.
     """
 
     request: Request
@@ -38,7 +37,7 @@ class Job:
     submitted: float = field(default_factory=time.perf_counter)
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
     begun: float | None = None
-    running: RunningSequence | None = None
+    reporter: Callable[[FinishReason, str], RequestReport] | None = None
     _ended: bool = False
     _cancelled: threading.Event = field(default_factory=threading.Event)
 
@@ -56,23 +55,27 @@ class Job:
         return None
 
     def emit(self, event: Event) -> None:
-        """Hand an event to the caller; a caller that is gone cancels its job. Nothing comes after the last one."""
+        """Hand an event to the caller. Nothing comes after the last one.
+
+        A caller that cannot take it is gone, which cancels its job; whatever it raises harms nobody else.
+        """
         if self._ended:
             return
         self._ended = not isinstance(event, TextChunk)
         try:
             self.sink(event)
-        except Exception:  # e.g. its event loop was closed; other requests must go on
+        except BaseException as error:  # e.g. its event loop was closed, or it called sys.exit
+            logger.debug("a caller could not take an event: %r", error)
             self.cancel()
         finally:
             if self._ended:
-                self.running = None  # it holds the context's KV
+                self.reporter = None  # it holds the context's KV
 
     def failed(self, error: BaseException, model: str) -> RequestReport:
         """What is reported of it if it ends with this error, on the model of that name."""
         reason, text = finish_reason_of(error), f"{type(error).__name__}: {error}"
-        if self.running is not None:
-            return self.running.report(model, reason, text)
+        if self.reporter is not None:
+            return self.reporter(reason, text)
         now = time.perf_counter()
         total_s = now - self.submitted
         return RequestReport(

@@ -1,27 +1,24 @@
 """Warm-up: the KV of texts that no agent has read yet, computed ahead, many in one forward pass.
 
-Each text sees itself and one shared first token, as in `packing`. What comes of it is a span's base like
-a donor's, only a weaker one: it knows nothing of a conversation. Work is cut into pieces of at most a
-pack; the worker does one when nobody waits for anything else.
+Each text sees itself and one shared first token. What comes of it is a span's base like a donor's, only a weaker
+one: it knows nothing of a conversation. It is idle work, in packs of a bounded number of tokens.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
-import torch
-
-from ..backends.transformers.cache import PlanCache
-from ..backends.transformers.packing import Pack, Positions, pack
-from ..backends.transformers.runner import Runner
+from ..backend import Backend, Positions
 from ..errors import ContextLengthError, DeviceMemoryError, EngineClosedError
 from ..kv.block import KVBlock
+from ..plan import dense
+from ..planning.measurements import Measuring
 from ..planning.namespace import Namespace
 
 logger = logging.getLogger(__name__)
@@ -51,14 +48,15 @@ class WarmReport:
 
 
 @dataclass(eq=False, slots=True)
-class WarmOrder:
-    """Texts to warm.
+class WarmWork:
+    """Texts to warm: a piece of idle work, and what its caller waits for.
 
     Args:
         texts: their token ids, in the order in which prompts are likely to hold them.
         first: id of the shared first token.
         namespace: whose they are.
         future: of the report; cancelling it drops what was not done yet.
+        report: so far.
     """
 
     texts: Sequence[tuple[int, ...]]
@@ -66,17 +64,34 @@ class WarmOrder:
     namespace: str
     future: Future[WarmReport] = field(default_factory=Future)
     report: WarmReport = WarmReport()
-    left: int = 0
+    kind: Literal["warm"] = "warm"
+    agent: str = ""
 
-    def count(self, *, texts_done: int = 0, **more: float) -> None:
-        """Add to the report; the future is fulfilled with the last text."""
+    @property
+    def tokens(self) -> int:
+        """Of all texts, with a shared first token each at most."""
+        return sum(len(text) + 1 for text in self.texts)
+
+    @property
+    def nbytes(self) -> int:
+        """Of their ids, at eight bytes each."""
+        return 8 * self.tokens
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody waits for the rest."""
+        return not self.future.done()
+
+    def count(self, **more: float) -> None:
+        """Add to the report."""
         added = {name: getattr(self.report, name) + value for name, value in more.items()}
         self.report = replace(self.report, **added)
-        self.left -= texts_done
-        if not self.left:
-            logger.info("warm-up in %s: %s", self.namespace, self.report)
-            with suppress(InvalidStateError):  # cancelled at this moment
-                self.future.set_result(self.report)
+
+    def complete(self) -> None:
+        """Say that all is done."""
+        logger.info("warm-up in %s: %s", self.namespace, self.report)
+        with suppress(InvalidStateError):  # cancelled at this moment
+            self.future.set_result(self.report)
 
     def fail(self, error: BaseException) -> None:
         """Say what went wrong; what is left is dropped."""
@@ -84,201 +99,134 @@ class WarmOrder:
             self.future.set_exception(error)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Text:
-    ids: tuple[int, ...]
-    rank: int
-    order: WarmOrder
-
-    @property
-    def wanted(self) -> bool:
-        return not self.order.future.done()
-
-
-@dataclass(slots=True, eq=False)
-class _Long:
-    """A text longer than a pack, computed part by part in a row of its own."""
-
-    text: _Text
-    cache: PlanCache
-    done: int = 0
-
-
 class Warmup:
-    """Texts waiting to be warmed. The worker's own, like inference.
+    """Warms texts. The worker's own, like the core.
 
     Args:
-        runner: of the model.
-        memory: of a namespace.
+        backend: computes them.
+        namespace: finds a namespace by its name.
         pack_tokens: computed in one piece, at most.
-        positions: see `packing.Positions`.
-        max_context: tokens the model's context holds.
+        positions: see `backend.Positions`.
     """
 
     def __init__(
-        self,
-        runner: Runner,
-        memory: Callable[[str], Namespace],
-        pack_tokens: int,
-        positions: Positions,
-        max_context: int,
+        self, backend: Backend, namespace: Callable[[str], Namespace], pack_tokens: int, positions: Positions
     ) -> None:
-        self.runner, self.pack_tokens, self.positions = runner, pack_tokens, positions
-        self._memory, self._max_context = memory, max_context
-        self._texts: deque[_Text] = deque()
-        self._computed: deque[tuple[_Text, int]] = deque()  # and the id of its span: to be corrected for its readers
-        self._long: _Long | None = None
+        self.backend, self.pack_tokens, self.positions = backend, pack_tokens, positions
+        self._namespace = namespace
+        self._open: list[WarmWork] = []
 
-    def __len__(self) -> int:
-        """Texts that are not done."""
-        return len(self._texts) + len(self._computed) + (self._long is not None)
-
-    def submit(self, order: WarmOrder) -> None:
-        """Take an order; nothing is computed yet.
+    def accept(self, work: WarmWork) -> bool:
+        """Check texts and leave out those that are too short; whether there is anything to do.
 
         Raises:
             UnsupportedModelError: the KV of this model cannot be moved.
             ContextLengthError: a text is longer than the context, so that no prompt can hold it.
         """
-        self.runner.layout.require_movable()
-        texts = list(dict.fromkeys(order.texts))
+        self.backend.layout.require_movable()
+        texts = list(dict.fromkeys(work.texts))
         longest = max(map(len, texts), default=0)
-        if longest >= self._max_context:
+        if longest >= self.backend.max_context:
             raise ContextLengthError(
-                f"a text of {longest} tokens was to be warmed and the context holds {self._max_context};"
+                f"a text of {longest} tokens was to be warmed and the context holds {self.backend.max_context};"
                 " split it as the prompts will"
             )
-        min_span = self._memory(order.namespace).config.min_span
-        order.left = len(texts) + 1
-        self._texts += [_Text(ids, rank, order) for rank, ids in enumerate(texts) if len(ids) >= min_span]
-        short = sum(len(ids) < min_span for ids in texts)
-        order.count(texts_done=short + 1, texts=len(texts), short=short)
+        min_span = self._namespace(work.namespace).config.min_span
+        work.texts = [text for text in texts if len(text) >= min_span]
+        work.count(texts=len(texts), short=len(texts) - len(work.texts))
+        if not work.texts:
+            work.complete()
+            return False
+        self._open.append(work)
+        return True
 
     def drop(self, namespace: str | None = None) -> None:
         """Cancel what waits, of a namespace or of all."""
-        for text in [*self._texts, *(text for text, _ in self._computed), *([self._long.text] if self._long else [])]:
-            if namespace in (None, text.order.namespace):
-                text.order.future.cancel()
+        for work in self._open:
+            if namespace in (None, work.namespace):
+                work.future.cancel()
+        self._open = [work for work in self._open if work.wanted]
 
     def close(self) -> None:
         """Fail what waits."""
-        for text in [*self._texts, *(text for text, _ in self._computed), *([self._long.text] if self._long else [])]:
-            text.order.fail(EngineClosedError("the engine was closed before these texts were warmed"))
+        for work in self._open:
+            work.fail(EngineClosedError("the engine was closed before these texts were warmed"))
+        self._open.clear()
 
-    def step(self) -> None:
-        """One piece of work: a pack, a part of a long text, or the corrections of one text."""
-        if self._computed:
-            texts = [self._computed[0][0]]
-            work: Callable[[], None] = self._correct
-        elif self._long is not None:
-            texts, work = [self._long.text], self._go_on
-        else:
-            texts = self._next()
-            work = self._go_on if self._long is not None else lambda: self._pack(texts)
-        if not texts:
-            return
+    def run(self, work: WarmWork) -> Measuring:
+        """Chunks of a warm-up: a pack, a part of a long text, or the corrections of one text."""
+        left = list(enumerate(work.texts))
         try:
-            work()
-        except Exception as error:  # these orders' alone
+            while left and work.wanted:
+                pack, left = self._next(work, left)
+                if not pack:
+                    break
+                blocks = yield from self._compute(work, [text for _, text in pack])
+                for (rank, text), block in zip(pack, blocks, strict=True):
+                    span = self._namespace(work.namespace).warm(text, block, rank)
+                    work.count(warmed=span is not None)
+                    if span is not None:
+                        yield from self._correct(work, span.id)
+            work.complete()
+        except Exception as error:  # this warm-up's alone
             logger.exception("a warm-up failed")
-            for text in texts:
-                text.order.fail(_plain(error))
-            self._sweep()
+            work.fail(_plain(error))
+        finally:
+            if work in self._open:
+                self._open.remove(work)
+        return ()
 
-    def _sweep(self) -> None:
-        """Forget what nobody wants any more."""
-        self._texts = deque(text for text in self._texts if text.wanted)
-        self._computed = deque(one for one in self._computed if one[0].wanted)
-        if self._long is not None and not self._long.text.wanted:
-            self.runner.close(self._long.cache)
-            self._long = None
-
-    def _next(self) -> list[_Text]:
-        """The texts of the next pack: of one namespace, none known, in order, as many as fit; or one long text."""
-        chosen, room = list[_Text](), self.pack_tokens - 1
-        self._sweep()
-        while self._texts:
-            text = self._texts[0]
-            if chosen and text.order.namespace != chosen[0].order.namespace:
-                break
-            if self._memory(text.order.namespace).covers(text.ids):
-                text.order.count(texts_done=1, known=1)
-            elif chosen and len(text.ids) > room:
-                break
+    def _next(
+        self, work: WarmWork, left: Sequence[tuple[int, tuple[int, ...]]]
+    ) -> tuple[list[tuple[int, tuple[int, ...]]], list[tuple[int, tuple[int, ...]]]]:
+        """The next pack, of ranks and texts that are not known yet, as many as fit; and what is left behind it."""
+        chosen, room = list[tuple[int, tuple[int, ...]]](), self.pack_tokens - 1
+        for index, (rank, text) in enumerate(left):
+            if self._namespace(work.namespace).covers(text):
+                work.count(known=1)
+            elif chosen and len(text) > room:
+                return chosen, list(left[index:])
             else:
-                chosen.append(text)
-                room -= len(text.ids)
-            self._texts.popleft()
-            if room <= 0:
-                break
-        if chosen and len(chosen[0].ids) >= self.pack_tokens:
-            self._long = _Long(chosen[0], self.runner.open(len(chosen[0].ids) + 1))
-        return chosen
+                chosen.append((rank, text))
+                room -= len(text)
+        return chosen, []
 
-    def _pack(self, texts: Sequence[_Text]) -> None:
+    def _compute(self, work: WarmWork, texts: Sequence[tuple[int, ...]]) -> Generator[int, None, Sequence[KVBlock]]:
+        """The un-rotated KV of a pack: in one pass, or in parts if it is one long text."""
+        if len(texts[0]) >= self.pack_tokens:
+            block = yield from self._in_parts(work, texts[0])
+            return [block]
         started = time.perf_counter()
-        row = pack([text.ids for text in texts], texts[0].order.first, self.positions)
-        blocks = prefill_packed(self.runner, row)
-        seconds = time.perf_counter() - started
-        for order in dict.fromkeys(text.order for text in texts):
-            tokens = sum(len(text.ids) for text in texts if text.order is order)
-            order.count(tokens=tokens + 1, packs=1, seconds=seconds * tokens / (len(row.ids) - 1))
-        for text, block in zip(texts, blocks, strict=True):
-            self._keep(text, block)
+        blocks = self.backend.prefill_texts(texts, work.first, self.positions)
+        tokens = 1 + sum(map(len, texts))
+        work.count(tokens=tokens, packs=1, seconds=time.perf_counter() - started)
+        yield tokens
+        return blocks
 
-    def _go_on(self) -> None:
-        """One part of a long text: it is alone in its row, so plain causal attention is the mask."""
-        long = self._long
-        if long is None:
-            raise RuntimeError("a long text goes on that was not begun")  # a bug, never input
+    def _in_parts(self, work: WarmWork, text: tuple[int, ...]) -> Generator[int, None, KVBlock]:
+        """A long text is alone in its row, so plain causal attention sees what a pack's would."""
+        row = (work.first, *text)
+        scoring = self.backend.score(row, (), dense(len(row)), self.pack_tokens)
+        try:
+            started = time.perf_counter()
+            while tokens := scoring.advance():
+                work.count(tokens=tokens, packs=1, seconds=time.perf_counter() - started)
+                yield tokens
+                started = time.perf_counter()
+            return scoring.capture(1, len(row)).unrotated(self.backend.layout.require_movable())
+        finally:
+            scoring.close()
+
+    def _correct(self, work: WarmWork, span: int) -> Generator[int, None, None]:
         started = time.perf_counter()
-        row = (long.text.order.first, *long.text.ids)
-        part = row[long.done : long.done + self.pack_tokens]
-        if long.done:
-            self.runner.extend(long.cache, part)
-        else:
-            self.runner.prefill(long.cache, part)
-        long.done += len(part)
-        order = long.text.order
-        order.count(tokens=len(part), packs=1, seconds=time.perf_counter() - started)
-        if long.done == len(row):
-            block = long.cache.capture(1, len(row)).unrotated(self.runner.layout.require_movable())
-            self.runner.close(long.cache)
-            self._long = None
-            self._keep(long.text, block)
-
-    def _keep(self, text: _Text, block: KVBlock) -> None:
-        span = self._memory(text.order.namespace).warm(text.ids, block, text.rank)
-        if span is not None:
-            self._computed.append((text, span.id))
-        text.order.count(texts_done=span is None, warmed=span is not None)
-
-    def _correct(self) -> None:
-        started = time.perf_counter()
-        text, span = self._computed.popleft()
-        memory = self._memory(text.order.namespace)
-        if span in memory.library:
-            memory.foresee([memory.library[span]])
-        text.order.count(texts_done=1, seconds=time.perf_counter() - started)
-
-
-def prefill_packed(runner: Runner, row: Pack) -> list[KVBlock]:
-    """The un-rotated KV of every document of a row, from one forward pass.
-
-    Raises:
-        UnsupportedModelError: the KV of this model cannot be moved.
-    """
-    rope = runner.layout.require_movable()
-    cache = runner.open(len(row.ids))
-    try:
-        runner.prefill_apart(cache, row)
-        captured = ((cache.capture(start, stop), int(row.positions[start])) for start, stop in row.edges)
-        return [replace(block, position=position).unrotated(rope) for block, position in captured]
-    finally:
-        runner.close(cache)
+        namespace = self._namespace(work.namespace)
+        if span in namespace.library:
+            namespace.foresee([namespace.library[span]])
+        work.count(seconds=time.perf_counter() - started)
+        yield 0
 
 
 def _plain(error: Exception) -> Exception:
-    if isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, DeviceMemoryError):
         return DeviceMemoryError("no device memory for a warm-up; set a smaller pack_tokens, or warm fewer texts")
     return error

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from rich.filesize import decimal
 
+from ..observe.stats import PrefixStats
 from .block import Capture, KVBlock
 
 logger = logging.getLogger(__name__)
@@ -34,16 +35,6 @@ class Hit:
     block: KVBlock
     tainted: bool
     agent: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class PrefixStats:
-    """What the store holds: bytes per tier, nodes and tokens."""
-
-    device_bytes: int
-    host_bytes: int
-    nodes: int
-    tokens: int
 
 
 class _Node:

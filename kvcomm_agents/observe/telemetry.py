@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 from .report import AuditReport, RequestReport
@@ -55,28 +57,28 @@ class Telemetry:
         """A request was answered, or failed."""
         with self._lock:
             self._reports.append(report)
-        logger.log(logging.WARNING if report.finish_reason == "error" else logging.INFO, "%s", report)
+        _watched(logger.log, logging.WARNING if report.finish_reason == "error" else logging.INFO, "%s", report)
         for observer in self._observers:
-            try:
-                observer.on_request(report)
-            except Exception:  # who watches must not break what is watched
-                logger.exception("%s failed on a report", type(observer).__name__)
+            _watched(observer.on_request, report)
 
     def audit(self, report: AuditReport) -> None:
         """A request was audited."""
-        logger.info("%s", report)
+        _watched(logger.info, "%s", report)
         for observer in self._observers:
-            try:
-                observer.on_audit(report)
-            except Exception:
-                logger.exception("%s failed on an audit", type(observer).__name__)
+            _watched(observer.on_audit, report)
 
     def close(self) -> None:
         """Close the observers."""
         with self._lock:
             observers, self._observers = self._observers, []
         for observer in observers:
-            try:
-                observer.close()
-            except Exception:
-                logger.exception("%s could not be closed", type(observer).__name__)
+            _watched(observer.close)
+
+
+def _watched(tell: Callable[..., object], *args: object) -> None:
+    """Tell somebody. Who watches must not break what is watched, whatever is raised, sys.exit included."""
+    try:
+        tell(*args)
+    except BaseException as error:
+        with suppress(BaseException):  # the log itself may be what failed
+            logger.error("%s failed on being told: %r", getattr(tell, "__qualname__", tell), error, exc_info=error)

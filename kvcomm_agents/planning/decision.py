@@ -1,4 +1,4 @@
-"""Choice: how one request is prefilled, and why."""
+"""PrefillDecision: how one request is prefilled, and why."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ class PrefillDecision:
         spans_found, span_tokens: what others wrote that was found in the prompt.
         seen: segments of the prompt as far as anybody looked, for reports.
         reason: why so much was computed, in a few words, for reports.
+        saved: prompt tokens that an exact prefix cache would have computed and that are placed.
     """
 
     plan: PrefillPlan
@@ -41,6 +42,7 @@ class PrefillDecision:
     span_tokens: int = 0
     seen: tuple[Segment, ...] = ()
     reason: str = ""
+    saved: int = 0
 
     @property
     def rung_name(self) -> str:

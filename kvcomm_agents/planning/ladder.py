@@ -1,12 +1,12 @@
-"""Planner: what to compute and what to place. It knows policy and no model."""
+"""Ladder: what to compute and what to place. It knows policy and no model."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..kv.block import KVBlock
-from ..kv.prefix_cache import Hit
+from ..kv.prefix_cache import Hit, PrefixCache
 from ..plan import Computed, Placed, PrefillPlan, Run, dense
 from .segments import Segment
 
@@ -54,6 +54,21 @@ def prefix_runs(hits: Sequence[Hit], min_prefix: int) -> list[Placed]:
     return runs
 
 
+def find_prefix(
+    prefixes: PrefixCache, namespace: str, ids: Sequence[int], min_prefix: int, *, exact: bool
+) -> list[Placed]:
+    """The runs of the longest stored prefix of a prompt, its last token left out: that is computed.
+
+    Args:
+        prefixes: the store.
+        namespace: the only one anything is taken from.
+        ids: token ids of the prompt.
+        min_prefix: tokens; a shorter prefix does not pay, and is computed.
+        exact: only KV that equals a dense prefill's.
+    """
+    return prefix_runs(prefixes.match(namespace, ids[:-1], exact=exact), min_prefix)
+
+
 def prefix_plan(length: int, prefix: Sequence[Placed]) -> PrefillPlan:
     """A stored prefix placed, the rest computed."""
     if not prefix:
@@ -68,6 +83,7 @@ def corrected_plan(
     blocks: Mapping[int, KVBlock],
     rung: Rung,
     min_run: int,
+    block: int = 1,
 ) -> PrefillPlan:
     """A stored prefix, then every segment placed or computed as the rung says.
 
@@ -78,25 +94,53 @@ def corrected_plan(
         blocks: what to place, by the index of its segment; a segment without one is computed.
         rung: how much to compute.
         min_run: shorter placed runs are computed.
+        block: a placed run behind a computed one begins at a multiple of so many tokens (see `align`).
     """
     last = max((index for index, one in enumerate(segments) if one.kind == "span"), default=-1)
     tail = max(length - rung.tail, segments[last].stop if last >= 0 else 0)
     runs: list[Run] = list(prefix)
     for index, one in enumerate(segments):
-        block = blocks.get(index)
+        stored = blocks.get(index)
         start, stop = one.start, max(one.start, min(one.stop, length - rung.least))
         if one.kind == "span":
             start = min(stop, start + max(0, (rung.warmed if one.warmed else rung.heads) - one.offset))
         elif one.kind == "static":
             start = stop if rung.connectives else min(stop, start + rung.joints)
             stop = min(stop, max(tail, start))
-        if block is not None and stop - start >= min_run:
+        if stored is not None and stop - start >= min_run:
             _compute(runs, one.start, start)
-            runs.append(Placed(start, stop, block.slice(start - one.start, stop - one.start), exact=False))
+            runs.append(Placed(start, stop, stored.slice(start - one.start, stop - one.start), exact=False))
             _compute(runs, stop, one.stop)
         else:
             _compute(runs, one.start, one.stop)
-    return PrefillPlan(tuple(runs))
+    return PrefillPlan(tuple(align(runs, block, min_run)))
+
+
+def align(runs: Sequence[Run], block: int, min_run: int) -> list[Run]:
+    """The same runs where placed ones begin at edges of blocks: a computed run before one goes on to the next edge.
+
+    A placed run at the prompt's beginning, or behind another placed one, stays as it is.
+
+    Args:
+        runs: of a plan.
+        block: tokens between two edges.
+        min_run: a placed run of which fewer tokens are left is computed.
+    """
+    aligned: list[Run] = []
+    for run in runs:
+        if isinstance(run, Computed):
+            _compute(aligned, run.start, run.stop)
+            continue
+        start = run.start
+        if aligned and isinstance(aligned[-1], Computed):
+            start = min(-(-run.start // block) * block, run.stop)
+            if start > run.start and run.stop - start < min_run:
+                start = run.stop
+            _compute(aligned, run.start, start)
+        if start < run.stop:
+            block_left = run.block.slice(start - run.start, run.stop - run.start) if start > run.start else run.block
+            aligned.append(replace(run, start=start, block=block_left))
+    return aligned
 
 
 def _compute(runs: list[Run], start: int, stop: int) -> None:

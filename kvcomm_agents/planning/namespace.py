@@ -19,6 +19,7 @@ from ..kv.block import Capture, KVBlock
 from ..kv.span_library import Span, SpanLibrary, Tagged
 from .candidates import Candidates, features_of
 from .guard import Features, Guard
+from .ledger import Ledger
 from .segments import Segment, after, competing, segment
 
 Lesson = tuple[Segment, KVBlock]
@@ -52,6 +53,7 @@ class Namespace:
     library: SpanLibrary = field(init=False)
     corrections: SpanCorrector = field(init=False)
     guard: Guard = field(init=False)
+    ledger: Ledger = field(default_factory=Ledger, init=False)
     _own: StaticText = field(default_factory=StaticText)
 
     def __post_init__(self) -> None:

@@ -1,90 +1,87 @@
-"""Reuse: decides how a request is prefilled, and learns from it afterwards. The worker's own, like inference."""
+"""Policy: decides how a request is prefilled, and what is remembered of it and learned from it afterwards.
+
+It knows no engine: it is told what one can execute, and hands plans and idle work to whoever runs them.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from typing import get_args
 
-import torch
-from torch import Tensor
-
-from ..backends.transformers.cache import PlanCache
-from ..backends.transformers.runner import Runner
+from ..backend import Capabilities, Scores
 from ..config import ReuseConfig, ReuseMode
-from ..kv.block import KVBlock
+from ..errors import ConfigError
+from ..kv.block import Capture, KVBlock
+from ..kv.layout import KVLayout
 from ..kv.prefix_cache import PrefixCache
 from ..kv.span_library import Tagged
-from ..observe.report import AuditReport
 from ..plan import Placed
 from .auditor import Auditor
 from .candidates import Candidates
 from .decision import PrefillDecision
-from .divergence import KEPT
-from .ladder import LADDER, corrected_plan, prefix_plan, prefix_runs
+from .idle_work import Audit, Correct, IdleKind, IdleWork
+from .ladder import LADDER, corrected_plan, find_prefix, prefix_plan
+from .measurements import lesson
 from .namespace import Namespace
 from .segments import after, segment
+from .served import ServedRequest
 
 logger = logging.getLogger(__name__)
 
 _EXAMPLES = 2  # behind every correction before `corrected` mode trusts it
 
 
-class Reuse:
+class Policy:
     """Plans requests from the prefix store and from what each namespace has learned.
 
     Args:
-        runner: of the model; runs audits.
-        store: the prefix store.
-        config: the policy.
-        make_memory: a namespace's memory, made when the namespace is first used.
-        on_audit: told of every audit of a reused request.
+        prefixes: the prefix store.
+        config: what the user wants.
+        layout: of the model's KV: whether it can be moved.
+        capabilities: of the engine that executes plans.
+        make_namespace: makes what a namespace has learned, when it is first used.
     """
 
     def __init__(
         self,
-        runner: Runner,
-        store: PrefixCache,
+        prefixes: PrefixCache,
         config: ReuseConfig,
-        make_memory: Callable[[str], Namespace],
-        on_audit: Callable[[AuditReport], None] = lambda report: None,
+        layout: KVLayout,
+        capabilities: Capabilities,
+        make_namespace: Callable[[str], Namespace],
     ) -> None:
-        self.runner, self.store, self.config = runner, store, config
-        self.urgent: deque[Callable[[], None]] = deque()
-        """Work the next request is likely to need: corrections of what was just produced."""
-        self.auditor = Auditor(runner, store, config, on_audit)
-        self._make_memory = make_memory
-        self._memories: dict[str, Namespace] = {}
-        self._learns = config.learns and runner.layout.rope is not None
+        self.prefixes, self.config, self.layout, self.capabilities = prefixes, config, layout, capabilities
+        self.auditor = Auditor(config)
+        self._make_namespace = make_namespace
+        self._namespaces: dict[str, Namespace] = {}
+        movable = layout.rope is not None and capabilities.scattered and capabilities.capture
+        self._learns = config.learns and movable
+        self._told_broken = False
 
-    @property
-    def backlog(self) -> deque[Callable[[], None]]:
-        """Work for idle time, oldest first, in pieces no longer than a forward pass."""
-        return self.auditor.backlog
-
-    def memory(self, namespace: str) -> Namespace:
+    def namespace(self, name: str) -> Namespace:
         """What a namespace has learned."""
-        if namespace not in self._memories:
-            self._memories[namespace] = self._make_memory(namespace)
-        return self._memories[namespace]
+        if name not in self._namespaces:
+            self._namespaces[name] = self._make_namespace(name)
+        return self._namespaces[name]
 
-    def memories(self) -> list[tuple[str, Namespace]]:
-        """Every namespace in use, with its memory."""
-        return list(self._memories.items())
+    def namespaces(self) -> list[tuple[str, Namespace]]:
+        """Every namespace in use, by name."""
+        return list(self._namespaces.items())
 
     @property
     def nbytes(self) -> int:
         """Bytes of everything learned."""
-        return sum(memory.nbytes for memory in self._memories.values())
+        return sum(namespace.nbytes for namespace in self._namespaces.values())
 
     def forget(self, namespace: str | None = None) -> None:
         """Forget a namespace, or everything."""
-        for name in [namespace] if namespace is not None else list(self._memories):
-            self._memories.pop(name, None)
+        for name in [namespace] if namespace is not None else list(self._namespaces):
+            self._namespaces.pop(name, None)
+            self.auditor.forget(name)
 
-    def choose(
+    def decide(
         self,
         ids: Sequence[int],
         agent: str,
@@ -102,132 +99,170 @@ class Reuse:
             mode: overrides the configured mode.
             cuts: where its messages begin and end.
             tagged: messages in it that carry the tag of a span.
+
+        Raises:
+            ConfigError: there is no such mode.
         """
         mode = mode or self.config.mode
+        if mode not in get_args(ReuseMode):
+            raise ConfigError(f"reuse={mode!r} is none of {get_args(ReuseMode)}")
         if mode == "off":
             return PrefillDecision(prefix_plan(len(ids), []), reason="reuse is off")
         if mode == "exact" or not self._learns:
-            choice = self._exact(ids, namespace, "exact mode" if mode == "exact" else "nothing is learned here")
+            reason = "exact mode" if mode == "exact" else "nothing is learned here"
+            decision = self._exact(ids, namespace, reason)
         else:
-            prefix = self._prefix(ids, namespace, exact=False)
-            start = prefix[-1].stop if prefix else 0
-            proposal = self.memory(namespace).propose(ids, agent, start, cuts, tagged)
-            choice = self._decide(ids, agent, namespace, mode, prefix, proposal)
-            found, tokens = proposal.spans_found, proposal.span_tokens
-            choice = replace(choice, spans_found=found, span_tokens=tokens, seen=proposal.segments)
-        return replace(choice, cuts=tuple(cuts), tagged=tuple(tagged))
+            decision = self._corrected(ids, agent, namespace, mode, cuts, tagged)
+        return replace(decision, cuts=tuple(cuts), tagged=tuple(tagged))
 
-    def _decide(
+    def _corrected(
+        self,
+        ids: Sequence[int],
+        agent: str,
+        namespace: str,
+        mode: ReuseMode,
+        cuts: Sequence[int],
+        tagged: Sequence[Tagged],
+    ) -> PrefillDecision:
+        prefix = self._prefix(ids, namespace, exact=False)
+        start = prefix[-1].stop if prefix else 0
+        try:
+            candidates = self.namespace(namespace).propose(ids, agent, start, cuts, tagged)
+            decision = self._climb(ids, agent, namespace, mode, prefix, candidates)
+        except Exception:  # what was learned may be damaged; that costs speed, and no request
+            level, self._told_broken = (logging.DEBUG if self._told_broken else logging.ERROR), True
+            logger.log(level, "what %s has learned cannot be used; it is served exactly", namespace, exc_info=True)
+            return self._exact(ids, namespace, "what was learned cannot be used")
+        return replace(
+            decision,
+            spans_found=candidates.spans_found,
+            span_tokens=candidates.span_tokens,
+            seen=candidates.segments,
+        )
+
+    def _climb(
         self,
         ids: Sequence[int],
         agent: str,
         namespace: str,
         mode: ReuseMode,
         prefix: Sequence[Placed],
-        proposal: Candidates,
+        candidates: Candidates,
     ) -> PrefillDecision:
-        memory = self.memory(namespace)
+        """The rung that the guard allows; exact where none is, or where nothing approximate may be placed."""
+        guard = self.namespace(namespace).guard
         if agent in self.config.exact_agents:
             return self._exact(ids, namespace, "one of exact_agents")
-        if proposal.judge and self.config.exact_judges:
+        if candidates.judge and self.config.exact_judges:
             return self._exact(ids, namespace, "answers compete in the prompt")
         tainted = any(not run.exact for run in prefix)
-        if proposal.features is None and not tainted:
-            return self._exact(ids, namespace, _nothing(proposal, self.config.min_placed))
-        features = proposal.features or memory.guard.usual(agent)
+        if candidates.features is None and not tainted:
+            return self._exact(ids, namespace, _nothing(candidates, self.config.min_placed))
+        features = candidates.features or guard.usual(agent)
         if mode == "corrected" and features.examples < _EXAMPLES and not tainted:
             return self._exact(ids, namespace, f"{features.examples} of {_EXAMPLES} examples")
         if mode == "corrected":
-            rung, predicted, novel, reason = 0, memory.guard.predict(agent, 0, features), False, "corrected mode"
+            rung, predicted, novel, reason = 0, guard.predict(agent, 0, features), False, "corrected mode"
         else:
-            decision = memory.guard.decide(agent, features)
-            logger.debug("%s: %s", agent, decision)
-            if decision.rung is None:
-                return replace(self._exact(ids, namespace, decision.reason), audited=self.auditor.tries_declined())
-            rung, predicted, novel, reason = decision.rung, decision.predicted, decision.novel, decision.reason
-        plan = corrected_plan(len(ids), prefix, proposal.segments, proposal.blocks, LADDER[rung], self.config.min_span)
+            allowed = guard.decide(agent, features)
+            logger.debug("%s: %s", agent, allowed)
+            if allowed.rung is None:
+                declined = self._exact(ids, namespace, allowed.reason)
+                return replace(declined, audited=self.auditor.tries_declined())
+            rung, predicted, novel, reason = allowed.rung, allowed.predicted, allowed.novel, allowed.reason
+        plan = corrected_plan(
+            len(ids),
+            prefix,
+            candidates.segments,
+            candidates.blocks,
+            LADDER[rung],
+            self.config.min_span,
+            self.capabilities.block,
+        )
         if plan.is_exact:
-            return self._exact(ids, namespace, _nothing(proposal, self.config.min_placed))
+            return self._exact(ids, namespace, _nothing(candidates, self.config.min_placed))
+        exact = next((run.start for run in prefix if not run.exact), prefix[-1].stop if prefix else 0)
+        saved = len(ids) - (exact if exact >= self.config.min_prefix else 0) - plan.computed_tokens
         audited = novel or self.auditor.audits(namespace, agent)
-        return PrefillDecision(plan, rung, features, predicted, audited=audited, learns=True, reason=reason)
+        return PrefillDecision(
+            plan, rung, features, predicted, audited=audited, learns=True, reason=reason, saved=saved
+        )
 
-    def remember(
-        self,
-        choice: PrefillDecision,
-        ids: Sequence[int],
-        output: Sequence[int],
-        agent: str,
-        namespace: str,
-        cache: PlanCache,
-        logits: Sequence[Tensor],
-    ) -> None:
-        """Keep a finished context's KV, its new spans, and put in the backlog what can be learned from it.
+    def remember(self, request: ServedRequest, capture: Capture, scores: Scores | None) -> list[IdleWork]:
+        """Keep a context's KV and its new spans; returns what is left to do when nobody waits.
 
         Args:
-            choice: how it was prefilled.
-            ids: the prompt.
-            output: what was produced.
-            agent: who called.
-            namespace: whose it is.
-            cache: the context.
-            logits: `[vocabulary]` each, of the first produced positions, if they were kept.
+            request: as far as it got.
+            capture: copies KV out of its context, keys as cached.
+            scores: of the first produced positions, if they were kept.
         """
-        known = (*ids, *output)[: cache.length]
-        exact = choice.plan.is_exact
-        self.store.insert(namespace, known, len(known) if exact else choice.plan.tainted_from, cache.capture, agent)
-        rope = self.runner.layout.rope
-        if not choice.learns or rope is None or len(known) < len(ids):
-            return
-        memory = self.memory(namespace)
-        prefix = [run for run in choice.plan.placed if run.exact]
+        decision, known = request.decision, request.known
+        exact = decision.plan.is_exact
+        tainted_from = len(known) if exact else min(decision.plan.tainted_from, len(known))
+        self.prefixes.insert(request.namespace, known, tainted_from, capture, request.agent)
+        rope = self.layout.rope
+        if not decision.learns or rope is None or not request.prefilled:
+            return []
+        namespace = self.namespace(request.namespace)
+        prefix = [run for run in decision.plan.placed if run.exact]
         # New text is a span as a whole, also where its first tokens happen to be in the prefix store.
-        whole = segment(ids, agent, memory.library, choice.cuts, choice.tagged)
+        whole = segment(request.ids, request.agent, namespace.library, decision.cuts, decision.tagged)
         segments = after(whole, prefix[-1].stop if prefix else 0)
         # A span is learned from as a whole, also where the exact prefix reaches into it.
-        entire = {one.stop: one for one in whole if one.kind == "span"}
-        subjects = [entire.get(one.stop, one) for one in segments if one.kind != "new"]
+        entire = {each.stop: each for each in whole if each.kind == "span"}
+        subjects = tuple(entire.get(each.stop, each) for each in segments if each.kind != "new")
 
-        def capture(start: int, stop: int) -> KVBlock:
-            return cache.capture(start, stop).unrotated(rope)
+        def unrotated(start: int, stop: int) -> KVBlock:
+            return capture(start, stop).unrotated(rope)
 
-        kept = torch.stack(list(logits[:KEPT])) if logits else None
+        work: list[IdleWork] = []
         if exact:
-            taught = [(one, capture(one.start, one.stop)) for one in subjects]
-            self.backlog.append(lambda: self.auditor.learn(memory, agent, ids, output, prefix, segments, taught, kept))
-        elif kept is not None:
-            find = partial(self._prefix, ids, namespace, exact=True)
-            self.auditor.audit(memory, choice, agent, ids, output, find, whole, subjects, kept)
-        spans = memory.register(agent, whole, known, len(ids), capture, exact=exact)
-        self.urgent.append(lambda: memory.foresee(spans))
+            lessons = [(subject, unrotated(subject.start, subject.stop)) for subject in subjects]
+            work += lesson(request, scores, prefix, segments, lessons)
+        elif scores is not None:
+            work.append(Audit(request, scores, whole, subjects))
+        spans = namespace.register(request.agent, whole, known, len(request.ids), unrotated, exact=exact)
+        if spans:
+            work.append(Correct(request.namespace, request.agent, tuple(span.id for span in spans)))
+        return work
 
-    def expect(self, ids: Sequence[int], namespace: str) -> bool:
-        """Put known spans of a text that prompts are about to hold among the urgent work; whether there are any."""
-        memory = self._memories.get(namespace)
-        spans = [memory.library[match.span] for match in memory.library.find(ids, 0)] if memory else []
-        if memory and spans:
-            self.urgent.append(lambda: memory.foresee(spans))
-        return bool(spans)
+    def credit(self, request: ServedRequest) -> None:
+        """Write what a request has saved to its namespace's ledger."""
+        if request.decision.saved:
+            self.namespace(request.namespace).ledger.credit(request.decision.saved)
 
-    def tags(self, choice: PrefillDecision, said: Sequence[int], agent: str, namespace: str) -> tuple[str, ...]:
-        """Tags of the spans that `remember` will make of an answer, of which the KV of `said` is known."""
-        if not choice.learns or len(said) < self.config.min_span:
+    def charge(self, namespace: str, kind: IdleKind, tokens: int) -> None:
+        """Write what idle work has computed to a namespace's ledger; a namespace that is gone has none."""
+        if tokens and namespace in self._namespaces:
+            self._namespaces[namespace].ledger.charge(kind, tokens)
+
+    def expect(self, ids: Sequence[int], namespace: str) -> list[IdleWork]:
+        """Corrections of the known spans of a text that prompts are about to hold; none if nothing of it is known."""
+        memory = self._namespaces.get(namespace)
+        spans = [match.span for match in memory.library.find(ids, 0)] if memory else []
+        return [Correct(namespace, "", tuple(spans))] if spans else []
+
+    def tags(self, request: ServedRequest) -> tuple[str, ...]:
+        """Tags of the spans that `remember` will make of an answer."""
+        said = request.known[len(request.ids) :]
+        if not request.decision.learns or len(said) < self.config.min_span:
             return ()
-        return (self.memory(namespace).library.tag(agent, said),)
+        return (self.namespace(request.namespace).library.tag(request.agent, said),)
 
-    def wants_logits(self, choice: PrefillDecision, agent: str, namespace: str) -> bool:
-        """Whether the distributions of a request should be kept: it will be tried or audited."""
-        return choice.learns and self.auditor.wants_logits(choice, self.memory(namespace), agent)
+    def scored(self, decision: PrefillDecision, agent: str, namespace: str) -> int:
+        """Of how many produced positions the distributions of a request should be kept; 0 if it is not measured."""
+        return self.auditor.scored(decision, self.namespace(namespace), agent) if decision.learns else 0
 
     def _exact(self, ids: Sequence[int], namespace: str, reason: str) -> PrefillDecision:
         plan = prefix_plan(len(ids), self._prefix(ids, namespace, exact=True))
         return PrefillDecision(plan, learns=self._learns, reason=reason)
 
     def _prefix(self, ids: Sequence[int], namespace: str, *, exact: bool) -> list[Placed]:
-        return prefix_runs(self.store.match(namespace, ids[:-1], exact=exact), self.config.min_prefix)
+        return find_prefix(self.prefixes, namespace, ids, self.config.min_prefix, exact=exact)
 
 
-def _nothing(proposal: Candidates, least: int) -> str:
+def _nothing(candidates: Candidates, least: int) -> str:
     """Why nothing of a prompt is placed."""
-    if not proposal.longest:
+    if not candidates.longest:
         return "nothing shared behind the prefix"
-    return f"shared runs of {proposal.longest} tokens at most" + (f" < {least}" if proposal.longest < least else "")
+    return f"shared runs of {candidates.longest} tokens at most" + (f" < {least}" if candidates.longest < least else "")

@@ -192,15 +192,14 @@ def together(engine: Engine, requests: list[Request]) -> list[Completion | BaseE
 
 
 def test_they_do_share_forward_passes(shared: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    inference = shared._worker.inference
-    assert inference is not None
-    forward, sizes = inference.runner.forward, list[int]()
+    inference = shared.inspect(lambda core: core)
+    forward, sizes = inference.backend.runner.forward, list[int]()
 
     def counting(parts: list[Part]) -> list[torch.Tensor]:
         sizes.append(len(parts))
         return forward(parts)
 
-    monkeypatch.setattr(inference.runner, "forward", counting)
+    monkeypatch.setattr(inference.backend.runner, "forward", counting)
     answers = together(shared, [ask(seed, 20, 10) for seed in (1, 2, 3)])
     assert all(isinstance(answer, Completion) for answer in answers)
     assert max(sizes) == 3
@@ -211,15 +210,14 @@ def test_a_long_prompt_does_not_hold_up_a_stream(tiny: Tiny, monkeypatch: pytest
     """While one decodes, each pass gives it a token and computes no more than a chunk of the other's prompt."""
     engine = Engine(tiny("llama"), EngineConfig(prefill_chunk=32, reuse=ReuseConfig(mode="exact")))
     engine.generate(ask(0, 5, 1))
-    inference = engine._worker.inference
-    assert inference is not None
-    forward, passes = inference.runner.forward, list[list[int]]()
+    inference = engine.inspect(lambda core: core)
+    forward, passes = inference.backend.runner.forward, list[list[int]]()
 
     def watching(parts: list[Part]) -> list[torch.Tensor]:
         passes.append([len(part.tokens) for part in parts])
         return forward(parts)
 
-    monkeypatch.setattr(inference.runner, "forward", watching)
+    monkeypatch.setattr(inference.backend.runner, "forward", watching)
     together(engine, [ask(1, 20, 40), ask(2, 450, 5)])
     engine.close()
     assert passes[0] == [20, 108]
@@ -234,9 +232,8 @@ def test_a_request_that_breaks_the_pass_fails_alone(
 ) -> None:
     requests = [ask(1, 20, 12), ask(2, 60, 12), ask(3, 21, 12)]
     expected = alone(tiny("llama"), requests)
-    inference = shared._worker.inference
-    assert inference is not None
-    forward = inference.runner.forward
+    inference = shared.inspect(lambda core: core)
+    forward = inference.backend.runner.forward
 
     def breaking(parts: list[Part]) -> list[torch.Tensor]:
         if any(part.end == 60 + 5 for part in parts):  # the second one, at its sixth token
@@ -244,7 +241,7 @@ def test_a_request_that_breaks_the_pass_fails_alone(
             raise error
         return forward(parts)
 
-    monkeypatch.setattr(inference.runner, "forward", breaking)
+    monkeypatch.setattr(inference.backend.runner, "forward", breaking)
     first, second, third = together(shared, requests)
     assert isinstance(second, DeviceMemoryError if isinstance(error, torch.OutOfMemoryError) else ZeroDivisionError)
     assert isinstance(first, Completion)

@@ -197,11 +197,10 @@ def test_streamed_text_is_the_whole(auto_engine: Engine) -> None:
 def test_forced_tokens_cost_no_step_and_change_nothing(auto_engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     request = ask("one", Constraint(POINT))
     fast = auto_engine.generate(request)
-    inference = auto_engine._worker.inference
-    assert inference is not None
+    inference = auto_engine.inspect(lambda core: core)
     steps = []
-    forward = inference.runner.forward
-    monkeypatch.setattr(inference.runner, "forward", lambda *args: steps.append(args) or forward(*args))
+    forward = inference.backend.runner.forward
+    monkeypatch.setattr(inference.backend.runner, "forward", lambda *args: steps.append(args) or forward(*args))
     assert auto_engine.generate(request).token_ids == fast.token_ids
     assert len(steps) < len(fast.token_ids) / 2
     monkeypatch.setattr(Matcher, "forced", lambda self: [])

@@ -13,7 +13,6 @@ from torch.nn.attention.flex_attention import create_mask
 
 from kvcomm_agents.backends.transformers.packing import IGNORED, Pack, Positions, pack, pack_rows, packed_mask, sees
 from kvcomm_agents.backends.transformers.runner import Runner
-from kvcomm_agents.engine.warmup import prefill_packed
 from kvcomm_agents.errors import PackError, UnsupportedModelError
 from kvcomm_agents.models.loading import LoadedModel
 
@@ -46,7 +45,7 @@ def separate(runner: Runner, row: Pack, index: int) -> tuple[torch.Tensor, torch
 def test_packed_equals_separate(tiny: Tiny, family: str, positions: Positions, lengths: list[int]) -> None:
     runner = Runner(tiny(family).model)
     row = pack(documents(lengths), FIRST, positions)
-    for index, block in enumerate(prefill_packed(runner, row)):
+    for index, block in enumerate(runner.prefill_pack(row)):
         keys, values = separate(runner, row, index)
         scale = 1 + max(keys.abs().max(), values.abs().max())  # random models reach into the hundreds
         torch.testing.assert_close(block.keys / scale, keys / scale, atol=2e-5, rtol=0)
@@ -56,7 +55,7 @@ def test_packed_equals_separate(tiny: Tiny, family: str, positions: Positions, l
 def test_immovable_models_are_refused(tiny: Tiny) -> None:
     runner = Runner(tiny("sliding-window").model)
     with pytest.raises(UnsupportedModelError, match="sliding-window"):
-        prefill_packed(runner, pack(documents([5]), FIRST))
+        runner.prefill_pack(pack(documents([5]), FIRST))
 
 
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5), shared=st.booleans())
@@ -127,7 +126,7 @@ def test_packed_equals_separate_on_the_small_model(positions: Positions) -> None
     runner = Runner(loaded.model)
     text = loaded.tokenizer("The tide follows the moon, and the moon follows nobody. " * 20)["input_ids"]
     row = pack([text[:21], text[5:150], text[:1], text[30:90]], 1, positions)
-    for index, block in enumerate(prefill_packed(runner, row)):
+    for index, block in enumerate(runner.prefill_pack(row)):
         keys, values = separate(runner, row, index)
         torch.testing.assert_close(block.keys, keys, atol=2e-4, rtol=0)
         torch.testing.assert_close(block.values, values, atol=2e-4, rtol=0)

@@ -37,8 +37,7 @@ def test_a_place_never_learned_from_takes_the_correction_that_was_made_ahead() -
     engine = made(make_speaker(), mode="corrected")
     for question in QUESTIONS[:4]:
         first, _ = chain(engine, question)
-    assert engine._worker.inference is not None
-    memory = engine._worker.inference.reuse.memory("default")
+    memory = engine.inspect(lambda core: core.policy.namespace("default"))
     ids = tuple(first.token_ids[:-1])
     said = next(span for span in memory.library.spans() if tuple(span.ids) == ids and span.producer == "solver")
     usual = memory.corrections.readers.usual(said, "critic")

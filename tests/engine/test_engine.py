@@ -211,8 +211,7 @@ def test_eight_threads_forty_requests_random_cancellations(tiny: Tiny) -> None:
     assert all(answer == expected[i] for i, answer in enumerate(answers) if i not in cancelled)
     engine.generate(ask("last"))
     assert engine.stats.host_bytes <= budget
-    assert engine._worker.inference is not None
-    assert engine._worker.inference.runner.spare_bytes <= 4 << 20
+    assert engine.inspect(lambda core: core.backend).runner.spare_bytes <= 4 << 20
     engine.forget()
     assert engine.stats.host_bytes == engine.stats.nodes == 0
     engine.close()
@@ -220,16 +219,15 @@ def test_eight_threads_forty_requests_random_cancellations(tiny: Tiny) -> None:
 
 def test_out_of_memory_evicts_and_retries_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     engine.generate(ask("fill the store"))
-    inference = engine._worker.inference
-    assert inference is not None
-    forward, failures = inference.runner.forward, [torch.OutOfMemoryError("CUDA out of memory")]
+    inference = engine.inspect(lambda core: core)
+    forward, failures = inference.backend.runner.forward, [torch.OutOfMemoryError("CUDA out of memory")]
 
     def failing(*args: object, **kwargs: object) -> object:
         if failures:
             raise failures.pop()
         return forward(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(inference.runner, "forward", failing)
+    monkeypatch.setattr(inference.backend.runner, "forward", failing)
     stored = engine.stats.host_bytes
     assert engine.generate(ask("squeeze", max_tokens=1)).token_ids
     assert engine.stats.host_bytes < stored
@@ -241,9 +239,8 @@ def test_out_of_memory_evicts_and_retries_once(engine: Engine, monkeypatch: pyte
 
 def test_an_internal_error_fails_one_request_alone(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     engine.generate(ask("warm"))
-    inference = engine._worker.inference
-    assert inference is not None
-    monkeypatch.setattr(inference.runner, "forward", lambda *_: (_ for _ in ()).throw(ZeroDivisionError("bug")))
+    inference = engine.inspect(lambda core: core)
+    monkeypatch.setattr(inference.backend.runner, "forward", lambda *_: (_ for _ in ()).throw(ZeroDivisionError("bug")))
     with pytest.raises(ZeroDivisionError):
         engine.generate(ask("boom"))
     monkeypatch.undo()

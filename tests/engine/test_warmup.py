@@ -52,8 +52,7 @@ def ask(engine: Engine, agent: str, seeds: tuple[int, ...], **options: object) -
 
 
 def memory(engine: Engine, namespace: str = "default") -> Namespace:
-    assert engine._worker.inference is not None
-    return engine._worker.inference.reuse.memory(namespace)
+    return engine.inspect(lambda core: core.policy.namespace(namespace))
 
 
 def test_texts_are_spans_before_anybody_reads_them(engine: Engine) -> None:
@@ -148,10 +147,11 @@ def test_the_guard_wants_measurements_of_warmed_texts(speaker: LoadedModel) -> N
 
 
 def test_long_texts_are_computed_in_parts_and_to_the_same_base(speaker: LoadedModel) -> None:
-    whole, parts = made(speaker, mode="auto", pack_tokens=500), made(speaker, mode="auto", pack_tokens=32)
+    at_once = EngineConfig(prefill_chunk=500, reuse=ReuseConfig(mode="auto", pack_tokens=500))
+    whole, parts = Engine(speaker, at_once), made(speaker, mode="auto", pack_tokens=32)
     text = passage(1, words=30)
     assert whole.warm([text]).packs == 1
-    assert parts.warm([text]).packs > 4
+    assert parts.warm([text]).packs > 4  # of 32 tokens each
     one, other = (memory(engine).library.spans()[0].base for engine in (whole, parts))
     assert (one.keys - other.keys).abs().max() / one.keys.abs().max() < 1e-4
     assert (one.values - other.values).abs().max() / one.values.abs().max() < 1e-4
@@ -163,8 +163,7 @@ def test_a_request_waits_for_one_pack_at_most(engine: Engine) -> None:
     """A request that comes while a hundred texts wait is answered before the second pack after it begins."""
     engine.generate(request("reader", (0,)))
     engine.settle()
-    assert engine._worker.inference is not None
-    runner, warming = engine._worker.inference.runner, threading.Event()
+    runner, warming = engine.inspect(lambda core: core.backend).runner, threading.Event()
     order, apart, forward = [], runner.prefill_apart, runner.forward
 
     def packed(*args: object) -> None:

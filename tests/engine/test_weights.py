@@ -61,9 +61,8 @@ def test_the_second_agent_places_the_first_ones_answer(loaded: LoadedModel) -> N
     exact = ask("reviewer", "You review short texts for a school book and are brief.", review, "exact")
     dense = ask("reviewer", "You review short texts for a school book and are brief.", review, "off")
     assert exact[1:] == (0, dense[2])
-    inference = engine._worker.inference
-    assert inference is not None
-    audited, exceeded = inference.reuse.memory("default").guard.coverage()
+    policy = engine.inspect(lambda core: core.policy)
+    audited, exceeded = policy.namespace("default").guard.coverage()
     assert audited > 0
     assert exceeded == 0
     engine.close()

@@ -57,8 +57,7 @@ def test_nothing_learned_or_seen_crosses_a_namespace(corrected: Engine) -> None:
     first, _ = chain(corrected, QUESTIONS[0], namespace="b")
     assert first.report.placed_tokens == 0
     # In b the critic has only what the solver of b produced, and no anchors, whatever a holds.
-    assert corrected._worker.inference is not None
-    memories = {name: corrected._worker.inference.reuse.memory(name) for name in "ab"}
+    memories = {name: corrected.inspect(lambda core, name=name: core.policy.namespace(name)) for name in "ab"}
     texts = {n: "".join(memories[n].decode(one.ids.tolist()) for one in memories[n].library.spans()) for n in "ab"}
     wording = ", ".join(random.Random(3).sample(WORDS, 9))
     assert wording in texts["a"]
@@ -116,8 +115,7 @@ def test_audits_measure_what_was_served(speaker: LoadedModel) -> None:
     engine = made(speaker, mode="auto", max_divergence=100.0, audit_share=1.0)
     for question in QUESTIONS:
         chain(engine, question)
-    assert engine._worker.inference is not None
-    audited, exceeded = engine._worker.inference.reuse.memory("default").guard.coverage()
+    audited, exceeded = engine.inspect(lambda core: core.policy.namespace("default")).guard.coverage()
     assert audited > 0
     assert exceeded == 0
     engine.close()
@@ -154,9 +152,8 @@ def grown(question: str, first: Completion, critic: Completion) -> Request:
 def test_a_growing_conversation_keeps_its_tainted_past(corrected: Engine) -> None:
     for question in QUESTIONS[:3]:
         chain(corrected, question)
-    assert corrected._worker.inference is not None
-    reuse = corrected._worker.inference.reuse
-    guard = reuse.memory("default").guard
+    reuse = corrected.inspect(lambda core: core.policy)
+    guard = reuse.namespace("default").guard
     audited, usual = guard.coverage()[0], guard.usual("critic")
     assert usual.disagreement > 0
     usually, reuse.auditor.config = reuse.config, replace(reuse.config, audit_share=0.0)
@@ -203,8 +200,7 @@ def test_what_was_learned_survives_the_process(
     engine.close()
     again = Engine(speaker, config)
     chain(again, QUESTIONS[8])
-    assert again._worker.inference is not None
-    memory = again._worker.inference.reuse.memory("default")
+    memory = again.inspect(lambda core: core.policy.namespace("default"))
     assert memory.guard.records("critic") >= 4
     assert len(memory.corrections.pool) > 8
     again.close()
@@ -219,8 +215,7 @@ def test_what_was_learned_survives_the_process(
 def test_what_is_expected_is_corrected_before_a_prompt_holds_it(corrected: Engine) -> None:
     for question in QUESTIONS[:4]:
         first, critic = chain(corrected, question)
-    assert corrected._worker.inference is not None
-    memory = corrected._worker.inference.reuse.memory("default")
+    memory = corrected.inspect(lambda core: core.policy.namespace("default"))
     assert not [slot for _, slot in memory.corrections.prepared if slot.agent == "critic"], "learning made them stale"
     known = len(memory.library)
     corrected.expect([f"A report. {first.text}", "words that nobody has said or read before"])
@@ -228,7 +223,7 @@ def test_what_is_expected_is_corrected_before_a_prompt_holds_it(corrected: Engin
     corrected.settle()
     assert [slot for _, slot in memory.corrections.prepared if slot.agent == "critic"]
     assert len(memory.library) == known
-    assert "another" not in corrected._worker.inference.reuse._memories
+    assert "another" not in corrected.inspect(lambda core: dict(core.policy.namespaces()))
     assert critic.report.spans_found > 0
 
 
@@ -236,8 +231,7 @@ def test_of_what_is_expected_only_what_is_unknown_is_warmed(corrected: Engine) -
     first = call(corrected, "solver", QUESTIONS[0])
     corrected.expect([f"Report: {first.text}", "words that nobody has said or read before", "short"], warm=True)
     corrected.settle()
-    assert corrected._worker.inference is not None
-    memory = corrected._worker.inference.reuse.memory("default")
+    memory = corrected.inspect(lambda core: core.policy.namespace("default"))
     warmed = [memory.decode(span.ids.tolist()) for span in memory.library.spans() if span.warmed]
     assert warmed == ["words that nobody has said or read before"]
 

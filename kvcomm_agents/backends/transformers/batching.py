@@ -32,7 +32,7 @@ def shares(left: Sequence[int], budget: int) -> list[int]:
     waiting = [index for index, tokens in enumerate(left) if tokens]
     if waiting:
         given[waiting[0]] = min(left[waiting[0]], -(-budget // 2))
-    for index in sorted(waiting, key=lambda one: left[one]):
+    for index in sorted(waiting, key=lambda index: left[index]):
         given[index] += min(left[index] - given[index], budget - sum(given))
     return given
 
@@ -46,7 +46,7 @@ class WithRoom(Protocol):
 
 
 class Batch:
-    """Takes requests one step on: a token each, or a piece of the prompt.
+    """Takes sequences one step on: a token each, or a piece of the prompt.
 
     Args:
         runner: of the model.
@@ -57,61 +57,45 @@ class Batch:
     def __init__(self, runner: Runner, chunk: int, with_room: WithRoom) -> None:
         self.runner, self.chunk, self._with_room = runner, chunk, with_room
 
-    def step(self, running: Sequence[RunningSequence]) -> list[tuple[RunningSequence, Exception]]:
-        """One forward pass over all requests. Returns those that failed, and why; the others went on."""
-        decoding = any(not one.left for one in running)
+    def step(self, sequences: Sequence[RunningSequence]) -> None:
+        """One forward pass over all sequences. One that fails has its error; the others go on."""
+        decoding = any(not sequence.left for sequence in sequences)
         budget = self.chunk if decoding else _ALONE * self.chunk
-        failed: list[tuple[RunningSequence, Exception]] = []
         ready: list[tuple[RunningSequence, Part]] = []
-        for one, share in zip(running, shares([one.left for one in running], budget), strict=True):
-            if one.left and not share:
+        given = shares([sequence.left for sequence in sequences], budget)
+        for sequence, share in zip(sequences, given, strict=True):
+            if sequence.left and not share:
                 continue
             try:
-                ready.append((one, self._with_room(partial(self._part, one, share))))
-            except Exception as error:
-                failed.append((one, error))
+                ready.append((sequence, self._with_room(partial(self._part, sequence, share))))
+            except BaseException as error:  # whatever it is, it is this sequence's alone
+                sequence.error = error
         started = time.perf_counter()
         results = self._forward([part for _, part in ready])
         seconds = time.perf_counter() - started
-        for (one, part), result in zip(ready, results, strict=True):
+        for (sequence, part), result in zip(ready, results, strict=True):
             try:
-                if isinstance(result, Exception):
+                if isinstance(result, BaseException):
                     raise result
-                _take(one, part, result, seconds)
-            except Exception as error:
-                failed.append((one, error))
-        return failed
+                sequence.take(len(part.tokens), result, seconds)
+            except BaseException as error:
+                sequence.error = error
 
-    def _part(self, one: RunningSequence, share: int) -> Part:
-        if one.left:
-            piece = one.choice.plan.computed_piece(one.computed, share)
-            return self.runner.part(one.cache, one.ids, piece, keep=int(share == one.left))
-        new = one.output[one.cache.length - len(one.ids) :]
-        return self.runner.append(one.cache, new, len(new) if one.wants_logits else 1)
+    def _part(self, sequence: RunningSequence, share: int) -> Part:
+        cache, ids = sequence.context(), sequence.generation.ids
+        if sequence.left:
+            piece = sequence.generation.plan.computed_piece(sequence.computed, share)
+            return self.runner.part(cache, ids, piece, keep=int(share == sequence.left))
+        new = sequence.output[cache.length - len(ids) :]
+        return self.runner.append(cache, new, len(new) if sequence.wants_rows else 1)
 
-    def _forward(self, parts: list[Part]) -> list[Tensor | Exception]:
+    def _forward(self, parts: list[Part]) -> list[Tensor | BaseException]:
         if not parts:
             return []
         try:
             return [*self._with_room(partial(self.runner.forward, parts))]
-        except Exception as error:
+        except BaseException as error:
             if len(parts) == 1:
                 return [error]
             logger.warning("a forward pass over %d requests failed; each is tried alone: %s", len(parts), error)
         return [result for part in parts for result in self._forward([part])]
-
-
-def _take(one: RunningSequence, part: Part, logits: Tensor, seconds: float) -> None:
-    """What a pass gave to a request."""
-    first = one.left > 0
-    if first:
-        one.seconds["prefill_s"] += seconds
-        one.computed += len(part.tokens)
-        if one.left:
-            return
-        waited = time.perf_counter() - one.begun - one.seconds["prefill_s"]
-        one.seconds["queue_s"] += max(0.0, waited)  # for passes that had no room for it
-    tokens = one.draw(logits)
-    if first:
-        one.seconds["ttft_s"] = time.perf_counter() - one.job.submitted
-    one.accept(tokens)

@@ -1,32 +1,20 @@
-"""Forced: the distributions that predict an output which is known already."""
+"""Forced: the distributions that predict an output which is known already, in one pass."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from torch import Tensor
 
-from ...plan import Computed, PrefillPlan
-from .cache import PlanCache
+from ...plan import PrefillPlan
 from .runner import Runner
+from .scoring import prolonged
 
 
 def forced(runner: Runner, ids: Sequence[int], output: Sequence[int], plan: PrefillPlan) -> Tensor:
     """Logits `[1 + len(output), vocabulary]` that predict `output` and what follows, the prompt run by a plan."""
-    with _forced(runner, ids, output, plan) as (logits, _):
-        return logits
-
-
-@contextmanager
-def _forced(
-    runner: Runner, ids: Sequence[int], output: Sequence[int], plan: PrefillPlan
-) -> Iterator[tuple[Tensor, PlanCache]]:
-    """The logits of `forced`, and the context while it is open."""
-    last = plan.runs[-1]
-    whole = PrefillPlan((*plan.runs[:-1], Computed(last.start, len(ids) + len(output))))
-    cache = runner.open(whole.length)
+    cache = runner.open(plan.length + len(output))
     try:
-        yield runner.prefill(cache, [*ids, *output], whole, keep=len(output) + 1).logits, cache
+        return runner.prefill(cache, [*ids, *output], prolonged(plan, len(output)), keep=len(output) + 1).logits
     finally:
         runner.close(cache)

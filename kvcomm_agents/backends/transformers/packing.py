@@ -12,15 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ...backend import Positions
 from ...errors import PackError
 
-Positions = Literal["reset", "running"]
-"""`running`: a document stands where it lies in the row. `reset`: every document begins at position 1."""
 IGNORED = -100
 """The label that transformers' losses leave out."""
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ...kv.block import KVBlock
 from ...kv.layout import KVLayout
 from ...plan import Computed, PrefillPlan, dense
 from . import attention
@@ -181,6 +182,20 @@ class Runner:
         cache.reserve(row)
         part = Part(cache, pack.ids.tolist(), slice(0, row))
         self._alone(part, packed_mask(pack.segments.to(self.device)), pack.positions.to(self.device))
+
+    def prefill_pack(self, row: Pack) -> list[KVBlock]:
+        """The un-rotated KV of every document of a row, from one forward pass.
+
+        Raises:
+            UnsupportedModelError: the KV of this model cannot be moved.
+        """
+        rope, cache = self.layout.require_movable(), self.open(len(row.ids))
+        try:
+            self.prefill_apart(cache, row)
+            captured = ((cache.capture(start, stop), int(row.positions[start])) for start, stop in row.edges)
+            return [replace(block, position=position).unrotated(rope) for block, position in captured]
+        finally:
+            self.close(cache)
 
     def decode(self, cache: PlanCache, token: int) -> Tensor:
         """Append one token; logits of the next, float32 `[vocabulary]`."""

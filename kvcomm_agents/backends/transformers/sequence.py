@@ -1,4 +1,4 @@
-"""RunningSequence: a request while it is prefilled and decoded. Tokens in, text and the end out."""
+"""RunningSequence: one generation while it is prefilled and decoded."""
 
 from __future__ import annotations
 
@@ -8,91 +8,99 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from ...engine.job import Job
-from ...observe.report import FinishReason, RequestReport
-from ...planning.decision import PrefillDecision
-from ...planning.divergence import KEPT
-from ...planning.token_runs import token_runs
-from ...request import TextChunk
-from ...text.detokenizer import Detokenizer, StopStrings
+from ...backend import Generation, Times
+from ...observe.report import FinishReason
 from .cache import PlanCache
 from .constraint import Matcher
 from .sampling import Sampler
+from .scores import FullScores
 
 
 @dataclass(slots=True, eq=False)
 class RunningSequence:
-    """A request being served: its context, what it has said, and the times so far.
+    """A `backend.Handle`: the context of a generation, and what it has said.
 
-    `computed` counts the tokens of its plan that went through the model, `begun` is when it was ready
-    for that, by `time.perf_counter()`.
+    Args:
+        generation: what was asked.
+        cache: the context; `None` once it is closed.
+        sampler: chooses tokens.
+        eos: tokens that end an answer.
+        matcher: what tokens may come next; `None` where all may.
+        begun: `time.perf_counter()` when it was ready to be computed.
+        times: where its time goes.
+        computed: tokens of its plan that went through the model.
+        output: tokens of the answer.
+        finished: why it ended.
+        error: what failed it.
+        rows: logits `[vocabulary]` of the first positions, as far as they are wanted; each keeps itself alive alone.
     """
 
-    job: Job
-    agent: str
-    ids: tuple[int, ...]
-    choice: PrefillDecision
-    cache: PlanCache
+    generation: Generation
+    cache: PlanCache | None
     sampler: Sampler
-    detokenizer: Detokenizer
-    stops: StopStrings
-    max_tokens: int
     eos: frozenset[int]
-    seconds: dict[str, float]
-    begun: float
+    matcher: Matcher | None = None
+    begun: float = field(default_factory=time.perf_counter)
+    times: Times = field(default_factory=Times)
     computed: int = 0
     output: list[int] = field(default_factory=list)
-    matcher: Matcher | None = None
-    logits: list[Tensor] | None = None
-    text: list[str] = field(default_factory=list)
-    untold: int = 0
     finished: FinishReason | None = None
+    error: BaseException | None = None
+    rows: list[Tensor] = field(default_factory=list)
 
     @property
     def left(self) -> int:
         """Tokens of the prompt still to be computed; none while it is decoded."""
-        return self.choice.plan.computed_tokens - self.computed
+        return self.generation.plan.computed_tokens - self.computed
 
     @property
-    def wants_logits(self) -> bool:
+    def going(self) -> bool:
+        """Whether there is anything to compute for it."""
+        return self.finished is None and self.error is None and self.cache is not None
+
+    @property
+    def reached(self) -> int:
+        """Positions of which KV is there."""
+        return self.cache.length if self.cache is not None else 0
+
+    @property
+    def scores(self) -> FullScores | None:
+        """Distributions of the first positions that were asked for."""
+        return FullScores.of(self.rows)
+
+    @property
+    def wants_rows(self) -> bool:
         """Whether the distributions of the next positions are to be kept."""
-        return self.logits is not None and len(self.logits) < KEPT
+        return len(self.rows) < self.generation.scored
 
-    def report(self, model: str, reason: FinishReason, error: str = "") -> RequestReport:
-        """What was done for it; of one that is stopped early, what its plan says and what it got to say."""
-        request, plan = self.job.request, self.choice.plan
-        total_s = time.perf_counter() - self.job.submitted
-        return RequestReport(
-            agent=self.agent,
-            prompt_tokens=len(self.ids),
-            computed_tokens=plan.computed_tokens,
-            placed_exact_tokens=plan.placed_tokens(exact=True),
-            placed_corrected_tokens=plan.placed_tokens(exact=False),
-            output_tokens=len(self.output),
-            total_s=total_s,
-            started_at=time.time() - total_s,
-            finish_reason=reason,
-            namespace=request.namespace,
-            rung=self.choice.rung_name,
-            predicted_divergence=self.choice.predicted,
-            reason=self.choice.reason,
-            conversation=request.conversation,
-            spans_found=self.choice.spans_found,
-            span_tokens=self.choice.span_tokens,
-            model=model,
-            error=error,
-            runs=token_runs(plan, self.choice.seen, self.agent),
-            **self.seconds,
-        )
+    def context(self) -> PlanCache:
+        """The context, which is open.
 
-    def draw(self, logits: Tensor) -> list[int]:
-        """The next token, and those that a constraint forces after it.
-
-        Args:
-            logits: `[positions, vocabulary]`, the last of the next token.
+        Raises:
+            RuntimeError: it was closed.
         """
-        if self.logits is not None:
-            self.logits += list(logits[: KEPT - len(self.logits)])
+        if self.cache is None:
+            raise RuntimeError("this generation was closed")  # a bug, never input
+        return self.cache
+
+    def take(self, tokens: int, logits: Tensor, seconds: float) -> None:
+        """What a pass over `tokens` of it gave, in `seconds`; logits `[kept, vocabulary]`."""
+        first = self.left > 0
+        if first:
+            self.times.prefill_s += seconds
+            self.computed += tokens
+            if self.left:
+                return
+            self.times.waited_s = max(0.0, time.perf_counter() - self.begun - self.times.prefill_s)
+        drawn = self._draw(logits)
+        if first:
+            self.times.first_token_at = time.perf_counter()
+        self._accept(drawn)
+
+    def _draw(self, logits: Tensor) -> list[int]:
+        """The next token, and those that a constraint forces after it."""
+        if self.wants_rows:  # copies: a view would keep the rows of the whole batch alive
+            self.rows += [row.clone() for row in logits[: self.generation.scored - len(self.rows)]]
         if self.matcher is None:
             return [self.sampler(logits[-1])]
         tokens = self.matcher.forced()  # at the answer's beginning; later ones came with the token before
@@ -102,40 +110,30 @@ class RunningSequence:
             if token in self.eos:
                 return [token]
             tokens = self.matcher.forced()
-            self._force(tokens)
+            self._force(self.matcher, tokens)
             return [token, *tokens]
-        self._force(tokens)
+        self._force(self.matcher, tokens)
         return tokens
 
-    def accept(self, tokens: Sequence[int]) -> None:
+    def _force(self, matcher: Matcher, tokens: Sequence[int]) -> None:
+        for token in tokens:
+            matcher.accept(token)
+            self.sampler.observe(token)
+
+    def _accept(self, tokens: Sequence[int]) -> None:
         """Take tokens into the answer, as far as it goes on."""
         for token in tokens:
             if token in self.eos:
                 self.finished = "stop"
                 return
-            if len(self.output) >= self.max_tokens:
+            if len(self.output) >= self.generation.max_tokens:
                 self.finished = "length"
                 return
             self.output.append(token)
-            self.untold += 1
-            self.tell(self.stops.push(self.detokenizer.push(token)))
-            if self.stops.hit:
+            if not self.generation.sink(token):
                 self.finished = "stop"
                 return
         if self.matcher is not None and self.matcher.done:
             self.finished = "stop"
-        elif len(self.output) >= self.max_tokens:
+        elif len(self.output) >= self.generation.max_tokens:
             self.finished = "length"
-
-    def tell(self, text: str) -> None:
-        """Hand text to the caller, with the tokens that completed it."""
-        if text:
-            self.text.append(text)
-            self.job.emit(TextChunk(text, tuple(self.output[len(self.output) - self.untold :])))
-            self.untold = 0
-
-    def _force(self, tokens: Sequence[int]) -> None:
-        if self.matcher is not None:
-            for token in tokens:
-                self.matcher.accept(token)
-                self.sampler.observe(token)

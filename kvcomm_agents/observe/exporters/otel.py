@@ -25,7 +25,7 @@ from ..._version import __version__
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer, TracerProvider
 
-    from ...engine.engine import Engine
+    from ..watchable import Watchable
 
 _AUDITED = ("agent", "namespace", "rung", "divergence", "predicted")
 
@@ -43,7 +43,7 @@ class OpenTelemetryExporter:
     def __init__(self, provider: TracerProvider | None = None) -> None:
         self._tracer = trace.get_tracer("kvcomm_agents", __version__, provider)
 
-    def watch(self, engine: Engine) -> None:
+    def watch(self, engine: Watchable) -> None:
         """Trace this one's requests from now on, until it is closed."""
         engine.observe(_Watch(self._tracer, engine.name))
 

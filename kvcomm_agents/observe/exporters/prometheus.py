@@ -16,7 +16,7 @@ from ..report import AuditReport, RequestReport
 
 try:
     from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_server
-    from prometheus_client.core import GaugeMetricFamily
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
     from prometheus_client.registry import Collector
 except ImportError as error:
     raise MissingExtraError(
@@ -24,7 +24,7 @@ except ImportError as error:
     ) from error
 
 if TYPE_CHECKING:
-    from ...engine.engine import Engine
+    from ..watchable import Watchable
 
 OTHER, UNNAMED = "other", "unnamed"
 
@@ -52,7 +52,7 @@ class PrometheusExporter:
         self.registry = registry or CollectorRegistry()
         self._max_agents = max_agents
         self._agents: set[str] = set()
-        self._watched: dict[str, Engine] = {}
+        self._watched: dict[str, Watchable] = {}
         self._lock = threading.Lock()
         self._server: tuple[WSGIServer, threading.Thread] | None = None
         who = ("model", "agent")
@@ -80,7 +80,7 @@ class PrometheusExporter:
                 f"{error}; one exporter per registry, and it watches as many engines as you like"
             ) from error
 
-    def watch(self, engine: Engine) -> None:
+    def watch(self, engine: Watchable) -> None:
         """Count this one's requests from now on, until it is closed."""
         with self._lock:
             name = engine.name
@@ -88,7 +88,7 @@ class PrometheusExporter:
                 number = name.removeprefix(engine.name).removeprefix(" #") or "1"
                 name = f"{engine.name} #{int(number) + 1}"
             self._watched[name] = engine
-        engine.observe(_Watch(self, name, engine.config.reuse.max_divergence))
+        engine.observe(_Watch(self, name, engine.max_divergence))
 
     def serve(self, port: int = 9464, address: str = "127.0.0.1") -> int:
         """Answer scrapes of `http://address:port/metrics` from a thread; returns the port, for which 0 is any."""
@@ -152,17 +152,20 @@ class _Watch:
 class _Gauges(Collector):
     """What the watched engines hold, asked when somebody scrapes."""
 
-    def __init__(self, engines: dict[str, Engine]) -> None:
+    def __init__(self, engines: dict[str, Watchable]) -> None:
         self.engines = engines
 
-    def describe(self) -> Iterator[GaugeMetricFamily]:
+    def describe(self) -> Iterator[Metric]:
         return self.collect()
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         engines = list(self.engines.items())
 
         def gauge(name: str, words: str, *labels: str) -> GaugeMetricFamily:
             return GaugeMetricFamily(f"kvcomm_{name}", words, labels=("model", *labels))
+
+        def counter(name: str, words: str, *labels: str) -> CounterMetricFamily:
+            return CounterMetricFamily(f"kvcomm_{name}", words, labels=("model", *labels))
 
         store = gauge("store_bytes", "KV of prefixes stored.", "tier")
         tokens = gauge("store_tokens", "Tokens of prefixes stored.")
@@ -173,8 +176,20 @@ class _Gauges(Collector):
         anchor_bytes = gauge("anchor_bytes", "Their KV.")
         audited = gauge("guard_audited_requests", "Audited requests that the guard goes by, the last 1000 at most.")
         within = gauge("guard_within_ratio", "Share of these that kept the bound on divergence.")
+        idle_tokens = counter("idle_tokens", "Tokens that hidden work computed.", "kind")
+        idle_seconds = counter("idle_seconds", "Seconds of the model's thread that hidden work took.", "kind")
+        idle_shed = counter("idle_shed", "Pieces of hidden work that were dropped because too much waited.", "kind")
+        idle_waiting = gauge("idle_waiting", "Pieces of hidden work that wait.")
+        ledger = gauge("ledger_tokens", "Tokens that reuse saved, and that hidden work cost.", "entry")
         for name, engine in engines:
-            held, learned = engine.stats, engine.learned
+            held, learned, idle, account = engine.stats, engine.learned, engine.idle, engine.ledger()
+            for kind, cost in idle.costs.items():
+                idle_tokens.add_metric((name, kind), cost.tokens)
+                idle_seconds.add_metric((name, kind), cost.seconds)
+                idle_shed.add_metric((name, kind), cost.shed)
+            idle_waiting.add_metric((name,), idle.waiting)
+            ledger.add_metric((name, "saved"), account.saved)
+            ledger.add_metric((name, "spent"), account.spent_tokens)
             store.add_metric((name, "device"), held.device_bytes)
             store.add_metric((name, "host"), held.host_bytes)
             tokens.add_metric((name,), held.tokens)
@@ -187,3 +202,4 @@ class _Gauges(Collector):
             if learned.audited:
                 within.add_metric((name,), 1 - learned.exceeded / learned.audited)
         yield from (store, tokens, waiting, spans, span_bytes, anchors, anchor_bytes, audited, within)
+        yield from (idle_tokens, idle_seconds, idle_shed, idle_waiting, ledger)

@@ -1,0 +1,38 @@
+"""ServedRequest: a request that was answered, as far as it got: what is remembered, measured and learned from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .decision import PrefillDecision
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ServedRequest:
+    """One value in place of what every step after an answer wants to know.
+
+    Args:
+        namespace: whose it is.
+        agent: who called.
+        ids: token ids of the prompt.
+        output: of the answer.
+        decision: how the prompt was prefilled.
+        reached: positions, counted from 0, whose KV can be captured; fewer than the prompt's if it was given up.
+    """
+
+    namespace: str
+    agent: str
+    ids: tuple[int, ...]
+    output: tuple[int, ...]
+    decision: PrefillDecision
+    reached: int
+
+    @property
+    def known(self) -> tuple[int, ...]:
+        """Prompt and answer as far as their KV can be captured."""
+        return (*self.ids, *self.output)[: self.reached]
+
+    @property
+    def prefilled(self) -> bool:
+        """Whether all of the prompt was reached."""
+        return self.reached >= len(self.ids)
