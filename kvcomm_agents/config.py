@@ -37,11 +37,16 @@ class ReuseConfig:
         mode: `off` computes everything; `exact` places only KV that equals a dense prefill's.
             `auto` also places corrected KV, as much as the guard allows; `corrected` places all
             it can, whatever the guard expects.
-        max_divergence: the bound the guard keeps: mean KL per produced token, in nats.
+        max_divergence: the bound the guard keeps: mean KL per produced token over an app's reused calls, in nats.
+        max_divergence_quantile: the bound holds for this share of calls (0.9, say) instead of for their mean.
+        calibration: a file made by `kvcomm calibrate`; `None` takes what is shipped for the model, or a safe default.
         exact_agents: agents that are never given approximate KV (judges, voters, selectors).
         exact_judges: treat every prompt that holds competing answers as a judge's.
-        audit_share: share of reused requests that are also prefilled densely in idle time; more while
-            few requests of an agent were. With 0 only novel text is, and exact requests are still tried on rungs.
+        audit_share: share of reused requests that are also prefilled exactly in idle time. `None` lets the
+            ledger decide: hidden work stays within `hidden_share` of what reuse has saved. A number is obeyed
+            whatever that costs: 1 measures every reused request, 0 none.
+        hidden_share: hidden work may cost so much of what reuse has saved, and one prompt at the beginning. `None`
+            is a twentieth, or a tenth on a machine that is idle most of the time.
         min_prefix: tokens; a shorter prefix hit is not worth the copy and is computed.
         min_span: tokens; shorter texts are not recognised as spans.
         min_placed: tokens; spans of which fewer stand in a prompt are computed: they cost little, and
@@ -56,9 +61,12 @@ class ReuseConfig:
 
     mode: ReuseMode = "auto"
     max_divergence: float = 0.02
+    max_divergence_quantile: float | None = None
+    calibration: str | None = None
     exact_agents: frozenset[str] = frozenset()
     exact_judges: bool = True
-    audit_share: float = 0.05
+    audit_share: float | None = None
+    hidden_share: float | None = None
     min_prefix: int = 8
     min_span: int = 12
     min_placed: int = 24
@@ -75,7 +83,13 @@ class ReuseConfig:
             self.max_divergence > 0,
             f"max_divergence={self.max_divergence} must be positive; for no divergence at all use mode='exact'",
         )
-        _require(0 <= self.audit_share <= 1, f"audit_share={self.audit_share} must be in [0, 1]")
+        for name in ("audit_share", "hidden_share"):
+            share = getattr(self, name)
+            _require(share is None or 0 <= share <= 1, f"{name}={share} must be in [0, 1], or None")
+        _require(
+            self.max_divergence_quantile is None or 0.5 <= self.max_divergence_quantile < 1,
+            f"max_divergence_quantile={self.max_divergence_quantile} must be in [0.5, 1), or None for the mean",
+        )
         _require(self.min_prefix >= 1, f"min_prefix={self.min_prefix} must be at least 1 token")
         _require(self.min_span >= 4, f"min_span={self.min_span} must be at least 4 tokens")
         _require(self.min_placed >= 1, f"min_placed={self.min_placed} must be at least 1 token")

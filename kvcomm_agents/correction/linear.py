@@ -176,8 +176,13 @@ class LinearCorrector:
         return total, held
 
     @torch.no_grad()
-    def correct(self, slot: Slot, base: KVBlock, embedding: Tensor | None = None, offset: int = 0) -> Correction:
-        """Base plus the map's offsets, scaled down where the base is unlike anything learned."""
+    def correct(
+        self, slot: Slot, base: KVBlock, embedding: Tensor | None = None, offset: int = 0, *, step: bool = False
+    ) -> Correction:
+        """Base plus the map's offsets, scaled down where the base is unlike anything learned.
+
+        With `step` they are scaled by n / (n + 1) as well, after n examples.
+        """
         if not base.tokens:
             return unchanged(base)
         with self._lock:
@@ -193,6 +198,7 @@ class LinearCorrector:
             leverage = 1.0  # not measured yet
         scale = min(1.0, math.sqrt(self.config.tolerated / max(leverage, 1e-9)))
         confidence = scale * sums.examples / (sums.examples + 1)
+        scale = confidence if step else scale
         return Correction(flat.add(base, change, scale), confidence, sums.examples)
 
     @torch.no_grad()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ..config import ReuseConfig
@@ -18,26 +17,19 @@ from .base import Example
 from .linear import LinearCorrector
 from .readers import Readers
 from .saved.manifest import WARMED, Owner
-from .token_knn import TokenKnnCorrector
 
-_SAMPLE = 48  # tokens of a span that the second corrector is asked about
 _PREPARED = 256  # corrections kept for spans about to be read
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """A span corrected for a slot, and what the guard wants to know of it; `warmed` if its base has no donor.
+    """A span corrected for a slot.
 
     `base` is the donor KV that was corrected: another donor needs another correction.
     """
 
     base: KVBlock
     block: KVBlock
-    examples: int
-    leverage: float
-    disagreement: float
-    novelty: float
-    warmed: bool = False
 
 
 class SpanCorrector:
@@ -51,41 +43,37 @@ class SpanCorrector:
     def __init__(self, config: ReuseConfig, fingerprint: str) -> None:
         self.config, self.fingerprint = config, fingerprint
         self.pool = AnchorPool(config.anchor_bytes, fingerprint)
-        self.linear, self.second = LinearCorrector(), TokenKnnCorrector()
+        self.linear = LinearCorrector()
         self.readers = Readers()
+        self._taught: Counter[str] = Counter()
         self._prepared: OrderedDict[tuple[int, Slot], Prepared] = OrderedDict()
 
     @property
     def nbytes(self) -> int:
         """Bytes of anchors and maps."""
-        return self.pool.nbytes + self.linear.nbytes + self.second.nbytes
+        return self.pool.nbytes + self.linear.nbytes
 
     @property
     def prepared(self) -> tuple[tuple[int, Slot], ...]:
         """The spans that are corrected already, by id, and for which slot."""
         return tuple(self._prepared)
 
+    def examples(self, agent: str) -> int:
+        """Readings that taught an agent's maps; the map of a slot leans on all of them."""
+        return self._taught[agent] if self.linear.knows(Slot(agent, "")) else 0
+
     def prepare(self, span: Span, slot: Slot) -> Prepared:
-        """A span corrected for a slot, from memory if that was done when it was produced."""
+        """A span corrected for a slot, from memory if that was done when it was produced.
+
+        Of the change that a map makes, n / (n + 1) is taken after n examples: a young map goes too far.
+        """
         slot = self._reading(span, slot)
         known = self._prepared.get((span.id, slot))
         if known is not None and known.base is span.base:
             self._prepared.move_to_end((span.id, slot))
             return known
-        correction = self.linear.correct(slot, span.base, span.embedding)
-        some = torch.linspace(0, span.tokens - 1, min(span.tokens, _SAMPLE)).long().to(span.base.keys.device)
-        few = pick(span.base, some)
-        second = self.second.correct(slot, few, span.embedding)
-        made = Prepared(
-            span.base,
-            correction.block,
-            self.linear.knows(Slot(slot.agent, "")),  # the map of a slot leans on all its agent's
-            self.linear.leverage(slot, span.base) if correction.examples else float("inf"),
-            distance(pick(correction.block, some), second.block, few),
-            self.pool.novelty(slot, span.embedding) if span.embedding is not None else 0.0,
-            span.warmed,
-        )
-        self._prepared[span.id, slot] = made
+        block = self.linear.correct(slot, span.base, span.embedding, step=True).block
+        made = self._prepared[span.id, slot] = Prepared(span.base, block)
         while len(self._prepared) > _PREPARED:
             self._prepared.popitem(last=False)
         return made
@@ -103,13 +91,13 @@ class SpanCorrector:
         read = _as_read(span, slot)
         example = Example(base, true, span.embedding, self._weight(read, base), offset)
         self.linear.learn(read, example)
-        self.second.learn(read, example)
         self.pool.add(read, example)
         self.readers.learn(span, slot)
         self.linear.solve(read)
 
     def outdate(self, agent: str) -> None:
-        """An agent's maps have changed: what was corrected by them is no longer the best."""
+        """An agent's maps have changed by a reading: what was corrected by them is no longer the best."""
+        self._taught[agent] += 1
         for key in [key for key in self._prepared if key[1].agent in (agent, agent + WARMED)]:
             del self._prepared[key]
 
@@ -132,7 +120,6 @@ class SpanCorrector:
         made.pool, extra = AnchorPool.load(folder, fingerprint, config.anchor_bytes)
         if not made.linear.load_state(extra):
             made.linear = LinearCorrector(made.pool)
-        made.second = TokenKnnCorrector(made.pool)
         return made, extra
 
     def _weight(self, slot: Slot, base: KVBlock) -> float:
@@ -159,15 +146,3 @@ def _as_read(span: Span, slot: Slot) -> Slot:
     Not a place of its own but an agent: maps of slots shrink towards their agent's, which must not mix the two.
     """
     return replace(slot, agent=slot.agent + WARMED) if span.warmed else slot
-
-
-def pick(block: KVBlock, tokens: Tensor) -> KVBlock:
-    """Some tokens of a block, by index `[n]`."""
-    return KVBlock(block.keys.index_select(2, tokens), block.values.index_select(2, tokens))
-
-
-def distance(a: KVBlock, b: KVBlock, base: KVBlock) -> float:
-    """Distance of two corrections relative to the size of the donor KV."""
-    gap = (a.keys - b.keys).float().square().sum() + (a.values - b.values).float().square().sum()
-    size = base.keys.float().square().sum() + base.values.float().square().sum()
-    return float((gap / size).sqrt())

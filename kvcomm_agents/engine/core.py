@@ -24,8 +24,10 @@ from ..kv.block import Capture, KVBlock
 from ..kv.prefix_cache import PrefixCache
 from ..kv.span_library import Tagged
 from ..models.loading import LoadedModel, tokenizer_fingerprint
+from ..observe.report import AuditReport
 from ..observe.stats import Account
 from ..observe.telemetry import Telemetry
+from ..planning.calibration import find_calibration
 from ..planning.idle_work import IdleKind, IdleWork
 from ..planning.measurements import Measurements, Measuring
 from ..planning.namespace import Namespace
@@ -65,9 +67,10 @@ class EngineCore:
         if reuse.mode == "corrected":
             layout.require_movable()
         self.prefixes = PrefixCache(layout.device, config.device_cache_bytes, config.host_cache_bytes)
+        self.calibration = find_calibration(loaded.name, reuse.calibration)
         self.policy = Policy(self.prefixes, reuse, layout, self.backend.capabilities, self._recall)
         self._measurements = Measurements(
-            self.backend, self.prefixes, reuse, self.policy.namespace, self.telemetry.audit, self.policy.auditor.audited
+            self.backend, self.prefixes, reuse, self.policy.namespace, self._audited, self.policy.afford
         )
         pack_tokens = min(reuse.pack_tokens, config.prefill_chunk)
         self.warmup = Warmup(self.backend, self.policy.namespace, pack_tokens, reuse.pack_positions)
@@ -132,7 +135,7 @@ class EngineCore:
                 constraint=request.constraint,
                 tools=request.tools,
                 format=self.renderer.format,
-                scored=self.policy.scored(decision, agent, request.namespace),
+                scored=decision.measured,
             )
         )
         active = ActiveRequest(
@@ -300,6 +303,10 @@ class EngineCore:
     def _charge(self, namespace: str, kind: IdleKind, tokens: int) -> None:
         self.policy.charge(namespace, kind, tokens)
 
+    def _audited(self, report: AuditReport) -> None:
+        self.policy.auditor.audited()
+        self.telemetry.audit(report)
+
     def _recall(self, namespace: str) -> Namespace:
         """A namespace, with what an earlier process saved of it if that is whole and of this model."""
         tokenizer = self.loaded.tokenizer
@@ -311,6 +318,7 @@ class EngineCore:
             namespace,
             self.loaded.name,
             tokenizer_fingerprint(tokenizer),
+            self.calibration,
         )
         if self.config.memory_folder is not None:
             folder = self._folder(self.config.memory_folder, namespace)

@@ -60,7 +60,6 @@ def dictate(
     started = time.perf_counter()
     decision = core.policy.decide(ids, agent, namespace, mode, cuts)
     matched = time.perf_counter()
-    scored = core.policy.scored(decision, agent, namespace)
     scoring = core.backend.score(ids, output, decision.plan)
     try:
         while scoring.advance():
@@ -69,7 +68,7 @@ def dictate(
         reached = len(ids) + len(output)
         request = ServedRequest(namespace, agent, tuple(ids), tuple(output), decision, reached)
         core.policy.credit(request)
-        kept = scores.head(scored) if scored else None
+        kept = scores.head(decision.measured) if decision.measured else None
         core.idle.submit(core.policy.remember(request, scoring.capture, kept))
     finally:
         scoring.close()

@@ -47,6 +47,7 @@ class Span:
         exact: whether the donor context held no approximate KV.
         sources: the spans that stood in the donor context.
         embedding: `[dim]` float32 of length 1, once it was computed.
+        reading: the donor is an exact reading of another's text, the best donor there is.
         read: which of its tokens stood in prompts of another agent before, by agent: `[tokens]` bool.
     """
 
@@ -58,6 +59,7 @@ class Span:
     exact: bool
     sources: frozenset[int]
     embedding: Tensor | None = None
+    reading: bool = False
     read: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
 
     @property
@@ -173,7 +175,9 @@ class SpanLibrary:
         return pins
 
     def settle(self, span: int, start: int, base: KVBlock, producer: str) -> None:
-        """The context of its first reader becomes the donor of a warmed span, from token `start` on.
+        """The context of an exact reader becomes the donor of a span, from token `start` on.
+
+        Who wrote a text stays its author; a text that no agent had read is from now on one that stood in a prompt.
 
         Args:
             span: stays the same span.
@@ -185,9 +189,11 @@ class SpanLibrary:
         whole = known.base.clone()
         whole.keys[:, :, start : start + base.tokens] = base.keys
         whole.values[:, :, start : start + base.tokens] = base.values
-        self._warm_bytes -= known.base.nbytes
-        known.base, known.origin, known.producer = whole, "prompt", producer
-        self._texts[producer].add(span)
+        if known.warmed:
+            self._warm_bytes -= known.base.nbytes
+            known.origin, known.producer = "prompt", producer
+            self._texts[producer].add(span)
+        known.base, known.exact, known.reading = whole, True, True
 
     def find(
         self, ids: Sequence[int], start: int, prefer: Collection[int] = (), pinned: Sequence[SpanMatch] = ()

@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 
 from ..backend import Scores
 from ..plan import Placed
+from .guard import Option
 from .namespace import Lesson
 from .segments import Segment
 from .served import ServedRequest
@@ -75,12 +76,14 @@ class Audit:
         scores: that it was served from.
         whole: segments of its prompt.
         subjects: those of them that are learned from.
+        forced: it is done whatever the ledger says.
     """
 
     request: ServedRequest
     scores: Scores
     whole: tuple[Segment, ...]
     subjects: tuple[Segment, ...]
+    forced: bool = False
     kind: Literal["audit"] = "audit"
 
     @property
@@ -106,23 +109,21 @@ class Audit:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trial:
-    """A request whose exact distributions are there, to be run on the rungs of the ladder.
+    """A request whose exact distributions are there, to be run on a rung of the ladder.
 
     Args:
         request: as it was served.
         scores: the exact ones.
         prefix: its exact prefix.
         segments: of the rest.
-        measured: the rung that has been measured already; `None` if none has.
-        rungs: how many there are.
+        option: the rung.
     """
 
     request: ServedRequest
     scores: Scores
     prefix: tuple[Placed, ...]
     segments: tuple[Segment, ...]
-    measured: int | None
-    rungs: int
+    option: Option
     kind: Literal["trial"] = "trial"
 
     @property
@@ -137,13 +138,12 @@ class Trial:
 
     @property
     def tokens(self) -> int:
-        """What is new in the prompt, and the compared output, once a rung."""
-        new = sum(segment.tokens for segment in self.segments if segment.kind != "span")
-        return self.rungs * (new + len(self.scores))
+        """What the rung computes, and the compared output."""
+        return self.option.computed + len(self.scores)
 
     @property
     def nbytes(self) -> int:
-        """Of the kept distributions and of the prefix, which eviction could not free."""
+        """Bytes of the kept distributions and of the prefix, which eviction could not free."""
         return self.scores.nbytes + sum(run.block.nbytes for run in self.prefix)
 
 

@@ -17,7 +17,15 @@ class Ledger:
 
     def __init__(self) -> None:
         self._saved = 0
+        self._credit = 0
+        self._reserved = 0
         self._spent: Counter[str] = Counter()
+        self.watched = 0
+        """Tokens spent on audits that could gain nothing."""
+
+    def open(self, tokens: int) -> None:
+        """Give the credit of the first prompt that was reused, once."""
+        self._credit = self._credit or tokens
 
     def credit(self, tokens: int) -> None:
         """Reuse has saved so many tokens; fewer than none if it computed more than an exact prefix cache would have."""
@@ -27,6 +35,15 @@ class Ledger:
         """Idle work of that kind has computed so many."""
         if tokens:
             self._spent[kind] += tokens
+
+    def reserve(self, tokens: int) -> None:
+        """So many are about to be spent by work that waits; a negative number gives back what was not."""
+        self._reserved += tokens
+
+    def room(self, share: float) -> float:
+        """Tokens that may be spent, if hidden work may cost this share of what was saved, and the credit."""
+        spent = sum(tokens for kind, tokens in self._spent.items() if kind != "warm")  # that was asked for
+        return self._credit + share * self._saved - spent - self._reserved
 
     @property
     def account(self) -> Account:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rich.filesize import decimal
@@ -13,12 +13,14 @@ from rich.filesize import decimal
 from ..config import ReuseConfig
 from ..correction.embedding import Embedder
 from ..correction.saved.manifest import GUARD, MANIFEST, UNKNOWN, Owner
-from ..correction.span_corrector import Prepared, SpanCorrector
+from ..correction.span_corrector import SpanCorrector
 from ..correction.static_text import StaticText
 from ..kv.block import Capture, KVBlock
 from ..kv.span_library import Span, SpanLibrary, Tagged
-from .candidates import Candidates, features_of
-from .guard import Features, Guard
+from .calibration import SAFE_DEFAULT, Calibration
+from .candidates import EARNED, Candidates
+from .guard import Guard
+from .ladder import Sources
 from .ledger import Ledger
 from .segments import Segment, after, competing, segment
 
@@ -41,6 +43,7 @@ class Namespace:
         decode: token ids -> text, for the embedder.
         namespace: its name.
         model: its name, and the tokenizer's fingerprint, for those who look at what was saved.
+        calibration: of the model, for the guard.
     """
 
     config: ReuseConfig
@@ -50,6 +53,7 @@ class Namespace:
     namespace: str = "default"
     model: str = UNKNOWN
     tokenizer: str = UNKNOWN
+    calibration: Calibration = SAFE_DEFAULT
     library: SpanLibrary = field(init=False)
     corrections: SpanCorrector = field(init=False)
     guard: Guard = field(init=False)
@@ -60,7 +64,10 @@ class Namespace:
         scope = f"{self.fingerprint}\0{self.namespace}"
         self.library = SpanLibrary(self.config.span_bytes, self.config.min_span, scope)
         self.corrections = SpanCorrector(self.config, self.fingerprint)
-        self.guard = Guard(self.config.max_divergence)
+        self.guard = self._make_guard()
+
+    def _make_guard(self) -> Guard:
+        return Guard(self.config.max_divergence, self.calibration, self.config.max_divergence_quantile)
 
     def propose(
         self, ids: Sequence[int], agent: str, start: int, cuts: Sequence[int] = (), tagged: Sequence[Tagged] = ()
@@ -68,32 +75,43 @@ class Namespace:
         """What could be placed in `ids[start:]`; `cuts` and `tagged` as in `segment`."""
         whole = segment(ids, agent, self.library, cuts, tagged)
         segments = after(whole, start)
-        blocks, features = self.blocks(agent, segments)
-        found = [one.tokens for one in whole if one.kind == "span"]
+        spans = [each.tokens for each in whole if each.kind == "span"]
         judge = competing(whole, self.library, list(zip(cuts[::2], cuts[1::2], strict=False)))
-        return Candidates(segments, blocks, features, judge, len(found), sum(found))
+        candidates = self.candidates(agent, segments)
+        return replace(candidates, judge=judge, spans_found=len(spans), span_tokens=sum(spans))
 
-    def blocks(self, agent: str, segments: Sequence[Segment]) -> tuple[dict[int, KVBlock], Features | None]:
-        """The KV to place for each segment that has any, by its index, and what the guard wants to know."""
-        blocks: dict[int, KVBlock] = {}
-        prepared: list[tuple[Prepared, int]] = []
-        for index, one in enumerate(segments):
-            if one.kind == "new" or one.span not in self.library:
+    def candidates(self, agent: str, segments: tuple[Segment, ...]) -> Candidates:
+        """What could be placed of segments."""
+        sources, examples = self.sources(agent, segments), self.corrections.examples(agent)
+        return Candidates(segments, sources, lambda: self.mapped(segments), examples)
+
+    def sources(self, agent: str, segments: Sequence[Segment]) -> Sources:
+        """The KV that there is for each segment, by its index, before any map has changed it."""
+        raw, static = dict[int, KVBlock](), dict[int, KVBlock]()
+        for index, each in enumerate(segments):
+            if not self._placeable(each):
                 continue
-            if one.slot is not None and one.tokens < self.config.min_placed:
-                continue
-            if one.slot is not None:
-                made = self.corrections.prepare(self.library[one.span], one.slot)
-                prepared.append((made, one.tokens))
-                block = made.block
-            else:
-                mean = self._own.block(agent, one)
+            raw[index] = self.library[each.span].base.slice(each.offset, each.offset + each.tokens)
+            if each.slot is None:
+                mean = self._own.block(agent, each)
                 if mean is not None:
-                    blocks[index] = mean
-                    continue
-                block = self.library[one.span].base
-            blocks[index] = block.slice(one.offset, one.offset + one.tokens)
-        return blocks, features_of(prepared)
+                    static[index] = mean
+        return Sources(raw, static, {})
+
+    def mapped(self, segments: Sequence[Segment]) -> dict[int, KVBlock]:
+        """The spans among segments, corrected by the maps of their reader, by index."""
+        blocks: dict[int, KVBlock] = {}
+        for index, each in enumerate(segments):
+            if each.slot is not None and self._placeable(each):
+                corrected = self.corrections.prepare(self.library[each.span], each.slot).block
+                blocks[index] = corrected.slice(each.offset, each.offset + each.tokens)
+        return blocks
+
+    def _placeable(self, segment: Segment) -> bool:
+        """Whether it is known, and long enough to be placed."""
+        if segment.kind == "new" or segment.span not in self.library:
+            return False
+        return segment.slot is None or segment.tokens >= self.config.min_placed
 
     def register(
         self,
@@ -168,7 +186,8 @@ class Namespace:
                 continue
             self._embed(span)
             self.corrections.learn(span, one.slot, one.offset, true)
-            if span.warmed and one.tokens >= _READ * span.tokens:  # learned from as such; from now on it has a donor
+            if one.tokens >= _READ * span.tokens and (span.warmed or not span.reading):
+                # As an agent read it is a better donor than as its author wrote it, or as no agent ever saw it.
                 self.library.settle(span.id, one.offset, true, agent)
         self._own.keep(self.library)
         self.corrections.outdate(agent)
@@ -177,7 +196,7 @@ class Namespace:
         """Correct new spans for the slots that usually read their producer."""
         for span in spans:
             for slot in self.corrections.readers.often(span):
-                if span.id in self.library:
+                if span.id in self.library and self.corrections.examples(slot.agent) >= EARNED:
                     self._embed(span)
                     self.corrections.prepare(span, slot)
 
@@ -201,7 +220,7 @@ class Namespace:
         if not (folder / MANIFEST).exists():
             return
         corrections, extra = SpanCorrector.load(folder, self.config, self.fingerprint)
-        guard = Guard(self.config.max_divergence)
+        guard = self._make_guard()
         guard.load_state(extra[GUARD])
         self.corrections, self.guard = corrections, guard
         logger.info("loaded %s from %s", self, folder)

@@ -17,20 +17,25 @@ from ..kv.block import Capture, KVBlock
 from ..kv.layout import KVLayout
 from ..kv.prefix_cache import PrefixCache
 from ..kv.span_library import Tagged
-from ..plan import Placed
-from .auditor import Auditor
-from .candidates import Candidates
+from ..plan import Placed, PrefillPlan
+from .auditor import SCORED, Auditor
+from .candidates import EARNED, Candidates
 from .decision import PrefillDecision
+from .guard import GuardDecision, Option
 from .idle_work import Audit, Correct, IdleKind, IdleWork
-from .ladder import LADDER, corrected_plan, find_prefix, prefix_plan
-from .measurements import lesson
+from .ladder import BY_NAME, MOST, Rung, find_prefix, prefix_plan
+from .measurements import lesson, residuals
 from .namespace import Namespace
 from .segments import after, segment
 from .served import ServedRequest
 
 logger = logging.getLogger(__name__)
 
-_EXAMPLES = 2  # behind every correction before `corrected` mode trusts it
+_BASES = {
+    "calibration": "what is usual on the model",
+    "app": "measurements of the app",
+    "agent": "measurements of the agent",
+}
 
 
 class Policy:
@@ -79,7 +84,6 @@ class Policy:
         """Forget a namespace, or everything."""
         for name in [namespace] if namespace is not None else list(self._namespaces):
             self._namespaces.pop(name, None)
-            self.auditor.forget(name)
 
     def decide(
         self,
@@ -150,43 +154,63 @@ class Policy:
         candidates: Candidates,
     ) -> PrefillDecision:
         """The rung that the guard allows; exact where none is, or where nothing approximate may be placed."""
-        guard = self.namespace(namespace).guard
+        memory = self.namespace(namespace)
         if agent in self.config.exact_agents:
             return self._exact(ids, namespace, "one of exact_agents")
         if candidates.judge and self.config.exact_judges:
             return self._exact(ids, namespace, "answers compete in the prompt")
-        tainted = any(not run.exact for run in prefix)
-        if candidates.features is None and not tainted:
-            return self._exact(ids, namespace, _nothing(candidates, self.config.min_placed))
-        features = candidates.features or guard.usual(agent)
-        if mode == "corrected" and features.examples < _EXAMPLES and not tainted:
-            return self._exact(ids, namespace, f"{features.examples} of {_EXAMPLES} examples")
+        declined = self._exact(ids, namespace, "")
+        exact = declined.plan.computed_tokens
         if mode == "corrected":
-            rung, predicted, novel, reason = 0, guard.predict(agent, 0, features), False, "corrected mode"
+            rung = MOST if candidates.examples >= EARNED else BY_NAME["raw16"]
+            plan = self._plan(ids, prefix, candidates, rung)
+            option = candidates.option(rung, plan)
+            predicted = memory.guard.predict(agent, rung.name, option.situation)
+            allowed = GuardDecision(option, predicted, memory.guard.basis(agent), reason="corrected mode")
         else:
-            allowed = guard.decide(agent, features)
-            logger.debug("%s: %s", agent, allowed)
-            if allowed.rung is None:
-                declined = self._exact(ids, namespace, allowed.reason)
-                return replace(declined, audited=self.auditor.tries_declined())
-            rung, predicted, novel, reason = allowed.rung, allowed.predicted, allowed.novel, allowed.reason
-        plan = corrected_plan(
-            len(ids),
-            prefix,
-            candidates.segments,
-            candidates.blocks,
-            LADDER[rung],
-            self.config.min_span,
-            self.capabilities.block,
-        )
-        if plan.is_exact:
-            return self._exact(ids, namespace, _nothing(candidates, self.config.min_placed))
-        exact = next((run.start for run in prefix if not run.exact), prefix[-1].stop if prefix else 0)
-        saved = len(ids) - (exact if exact >= self.config.min_prefix else 0) - plan.computed_tokens
-        audited = novel or self.auditor.audits(namespace, agent)
-        return PrefillDecision(
-            plan, rung, features, predicted, audited=audited, learns=True, reason=reason, saved=saved
-        )
+            allowed = memory.guard.decide(agent, self._options(ids, prefix, candidates), exact)
+        logger.debug("%s: %s", agent, allowed)
+        taken = allowed.option
+        plan = self._plan(ids, prefix, candidates, BY_NAME[taken.rung]) if taken is not None else declined.plan
+        if taken is None or plan.is_exact:
+            placeable = bool(candidates.sources.raw) or any(not run.exact for run in prefix)
+            reason = allowed.reason if placeable and taken is None else _nothing(candidates, self.config.min_placed)
+            decision = replace(declined, reason=reason, basis=allowed.basis, trial=allowed.trial)
+        elif mode == "auto" and self.auditor.explores():
+            decision = replace(declined, reason="served exactly to measure", basis=allowed.basis, trial=taken)
+        else:
+            decision = PrefillDecision(
+                plan,
+                taken,
+                allowed.predicted,
+                allowed.basis,
+                allowed.trial,
+                exact=exact,
+                learns=True,
+                reason=f"{allowed.reason}, by {_BASES[allowed.basis]}",
+            )
+            memory.ledger.open(len(ids))
+        measured = self.auditor.measures(decision, memory.ledger, memory.guard, agent)
+        return replace(decision, measured=SCORED * measured)
+
+    def _options(self, ids: Sequence[int], prefix: Sequence[Placed], candidates: Candidates) -> list[Option]:
+        """The rungs that a prompt could be prefilled on."""
+        options: dict[tuple[int, bool, bool], Option] = {}
+        for rung in candidates.rungs():
+            plan = self._plan(ids, prefix, candidates, rung, shape=True)
+            if not plan.is_exact:  # of rungs that come to the same plan, the first names it
+                options.setdefault((plan.computed_tokens, rung.maps, rung.static), candidates.option(rung, plan))
+        return list(options.values())
+
+    def _plan(
+        self, ids: Sequence[int], prefix: Sequence[Placed], candidates: Candidates, rung: Rung, *, shape: bool = False
+    ) -> PrefillPlan:
+        block = self.capabilities.block
+        return candidates.plan(len(ids), prefix, rung, self.config.min_span, block, shape=shape)
+
+    def afford(self, namespace: str, tokens: int) -> bool:
+        """Whether hidden work of so many tokens is within what reuse has saved a namespace."""
+        return namespace in self._namespaces and tokens <= self.auditor.room(self._namespaces[namespace].ledger)
 
     def remember(self, request: ServedRequest, capture: Capture, scores: Scores | None) -> list[IdleWork]:
         """Keep a context's KV and its new spans; returns what is left to do when nobody waits.
@@ -219,8 +243,11 @@ class Policy:
         if exact:
             lessons = [(subject, unrotated(subject.start, subject.stop)) for subject in subjects]
             work += lesson(request, scores, prefix, segments, lessons)
-        elif scores is not None:
-            work.append(Audit(request, scores, whole, subjects))
+        else:
+            for residual in residuals(decision.plan, segments, namespace.library, unrotated):
+                namespace.guard.sense(residual)
+            if scores is not None:
+                work.append(Audit(request, scores, whole, subjects, forced=self.config.audit_share is not None))
         spans = namespace.register(request.agent, whole, known, len(request.ids), unrotated, exact=exact)
         if spans:
             work.append(Correct(request.namespace, request.agent, tuple(span.id for span in spans)))
@@ -249,13 +276,9 @@ class Policy:
             return ()
         return (self.namespace(request.namespace).library.tag(request.agent, said),)
 
-    def scored(self, decision: PrefillDecision, agent: str, namespace: str) -> int:
-        """Of how many produced positions the distributions of a request should be kept; 0 if it is not measured."""
-        return self.auditor.scored(decision, self.namespace(namespace), agent) if decision.learns else 0
-
     def _exact(self, ids: Sequence[int], namespace: str, reason: str) -> PrefillDecision:
         plan = prefix_plan(len(ids), self._prefix(ids, namespace, exact=True))
-        return PrefillDecision(plan, learns=self._learns, reason=reason)
+        return PrefillDecision(plan, exact=plan.computed_tokens, learns=self._learns, reason=reason)
 
     def _prefix(self, ids: Sequence[int], namespace: str, *, exact: bool) -> list[Placed]:
         return find_prefix(self.prefixes, namespace, ids, self.config.min_prefix, exact=exact)

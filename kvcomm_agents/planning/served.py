@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+import time
+from dataclasses import dataclass, field
 
 from .decision import PrefillDecision
+
+_calls = itertools.count(time.time_ns())  # other processes, whose measurements are loaded, counted from elsewhere
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -17,6 +21,7 @@ class ServedRequest:
         ids: token ids of the prompt.
         output: of the answer.
         decision: how the prompt was prefilled.
+        call: a number that no other request has.
         reached: positions, counted from 0, whose KV can be captured; fewer than the prompt's if it was given up.
     """
 
@@ -26,6 +31,7 @@ class ServedRequest:
     output: tuple[int, ...]
     decision: PrefillDecision
     reached: int
+    call: int = field(default_factory=lambda: next(_calls))
 
     @property
     def known(self) -> tuple[int, ...]:
