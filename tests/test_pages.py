@@ -105,15 +105,15 @@ def test_the_page_on_structure_names_every_wing() -> None:
 
 
 def test_the_ladder_is_as_explained() -> None:
-    rows = re.findall(r"^\| `([\w ]+)` \| (.*) \|$", _page("how-it-works.md"), re.MULTILINE)
-    assert [name for name, _ in rows] == [rung.name for rung in LADDER]
-    placed, heads, joints = (text for _, text in rows[:3])
-    assert f"last {LADDER[0].least} tokens" in placed
-    assert f"last {LADDER[0].tail} of" in placed
-    assert f"first {LADDER[1].heads} tokens of each span" in heads
-    assert f"first {LADDER[2].joints} of" in joints
-    first, second, third, last = (rung.warmed for rung in LADDER)
-    assert f"first {first}, {second}, {third} and {last} tokens" in _page("how-it-works.md")
+    rows = re.findall(r"^\| `([\w ]+)` \| (.*) \| (.*) \|$", _page("how-it-works.md"), re.MULTILINE)
+    assert [name for name, _, _ in rows] == [rung.name for rung in LADDER]
+    for (_, computed, needs), rung in zip(rows, LADDER, strict=True):
+        if not rung.maps:
+            assert f"first {rung.heads} tokens of each span" in computed
+            assert ("that text" in computed or "own text" in computed) is not rung.static
+        assert (f"{rung.needs} measured call" in needs) == (rung.needs > 0)
+        assert ("4 readings" in needs) == rung.maps
+    assert f"last {LADDER[0].least} tokens" in _page("how-it-works.md")
 
 
 def test_every_setting_and_field_is_explained_with_its_default() -> None:

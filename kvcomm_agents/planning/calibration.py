@@ -99,7 +99,7 @@ class Calibration:
             saved: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in saved.items()}
             return cls(**values)
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise ConfigError(f"{path} holds no calibration: {error}; make one with: kvcomm calibrate") from error
 
 

@@ -25,6 +25,7 @@ from .calibration import FLOOR, SAFE_DEFAULT, Calibration
 from .ladder import BY_NAME, LONG
 
 _WINDOW = 80  # measurements that the guard goes by; older ones are of maps and texts that are gone
+_LEAST = 1e-5  # nobody can promise less: it is rounding
 _DRIFT = 0.02  # variance that a measurement gains with each decision after it: apps and their texts change
 _AGES = 8  # decisions after which that is looked at again
 _RESIDUALS = 64  # readings whose heads are remembered
@@ -168,9 +169,9 @@ class Guard:
         level = self._expected(rung, situation) + effect
         spread = variance + self.calibration.call + self.calibration.rest
         if self.quantile is not None:
-            return max(math.exp(level + NormalDist().inv_cdf(self.quantile) * math.sqrt(spread)) - FLOOR, 0.0)
+            return max(math.exp(level + NormalDist().inv_cdf(self.quantile) * math.sqrt(spread)) - FLOOR, _LEAST)
         # The mean of a log-normal: requests are many, and it is their mean that is bounded.
-        return max(self.calibration.margin * (math.exp(level + spread / 2) - FLOOR), 0.0)
+        return max(self.calibration.margin * (math.exp(level + spread / 2) - FLOOR), _LEAST)
 
     def decide(self, agent: str, options: Sequence[Option], exact: int) -> GuardDecision:
         """The option that computes least and whose expected divergence is within the bound; exact if none is.

@@ -77,7 +77,7 @@ def test_the_counts_are_those_of_what_loads(root: Path) -> None:
         assert sum(agent.tokens for agent in agents) == sum(one.base.tokens for _, one in pool)
         embedded = sum(one.embedding.nbytes for _, one in pool if one.embedding is not None)
         assert sum(agent.bytes for agent in agents) == pool.nbytes - embedded
-        records = json.loads(bytes(extra["guard.records"].tolist()))
+        records = json.loads(bytes(extra["guard.records"].tolist()))["records"]
         assert sum(agent.audits for agent in agents) == len(records)
         sizes = bytes_of(each)
         assert sizes["anchors"] == pool.nbytes

@@ -207,7 +207,8 @@ def _audits(data: Path) -> tuple[dict[str, int], dict[str, list[float]]]:
     served: defaultdict[str, list[float]] = defaultdict(list)
     with safe_open(data, framework="numpy") as file:
         if EXTRA + GUARD in file.keys():
-            for record in json.loads(bytes(file.get_tensor(EXTRA + GUARD).tolist())):
+            saved = json.loads(bytes(file.get_tensor(EXTRA + GUARD).tolist()))
+            for record in saved["records"] if isinstance(saved, dict) else saved:  # of earlier versions
                 counts[record["agent"]] += 1
                 if record.get("predicted") is not None:
                     served[record["agent"]].append(float(record["kl"]))
