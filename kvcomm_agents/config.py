@@ -54,28 +54,29 @@ class ReuseConfig:
         pack_tokens: computed in one piece of a warm-up, at most: what a request may have to wait for.
         pack_positions: of warmed texts: `reset` gives each the positions from 1 on, `running` those it has
             in its pack.
-        span_bytes, anchor_bytes: budgets per namespace of donor KV and of anchors.
+        span_bytes, anchor_bytes: these two parts of `EngineConfig.memory_bytes`, donor KV and anchors of all
+            namespaces together, said outright.
         novel_leverage: leverage from which on an example counts as novel.
         novel_weight: how much a novel example may count, in ordinary ones.
     """
 
     mode: ReuseMode = "auto"
     max_divergence: float = 0.02
-    max_divergence_quantile: float | None = None
-    calibration: str | None = None
     exact_agents: frozenset[str] = frozenset()
     exact_judges: bool = True
     audit_share: float | None = None
-    hidden_share: float | None = None
     min_prefix: int = 8
     min_span: int = 12
     min_placed: int = 24
     pack_tokens: int = 256
     pack_positions: Literal["reset", "running"] = "reset"
-    span_bytes: int = 1 * GiB
-    anchor_bytes: int = 1 * GiB
+    span_bytes: int | None = None
+    anchor_bytes: int | None = None
     novel_leverage: float = 3.0
     novel_weight: float = 8.0
+    max_divergence_quantile: float | None = None
+    calibration: str | None = None
+    hidden_share: float | None = None
 
     def __post_init__(self) -> None:
         _require(self.mode in get_args(ReuseMode), f"reuse mode {self.mode!r} is none of {get_args(ReuseMode)}")
@@ -99,7 +100,8 @@ class ReuseConfig:
             f"pack_positions={self.pack_positions!r} must be 'reset' or 'running'",
         )
         for name in ("span_bytes", "anchor_bytes"):
-            _require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} must not be negative")
+            size = getattr(self, name)
+            _require(size is None or size >= 0, f"{name}={size} must not be negative; None takes a share")
         _require(self.novel_leverage >= 1, f"novel_leverage={self.novel_leverage} must be at least 1 (the usual)")
         _require(self.novel_weight >= 1, f"novel_weight={self.novel_weight} must be at least 1")
 
@@ -116,8 +118,12 @@ class EngineConfig:
     Args:
         device: `auto` (CUDA if there is one, else CPU) or any torch device string.
         dtype: `auto` is the model's own on CUDA, float32 on CPU.
-        device_cache_bytes, host_cache_bytes: budgets of stored KV on the model's device and in
-            host memory. On a CPU model the two add up to one host tier.
+        memory_bytes: what the engine may keep beside weights and running contexts: stored prefixes, donors of
+            spans, maps, anchors, kept distributions, spare caches and waiting work, of all namespaces together.
+            `None` takes three tenths of what is free on the model's device, and for stored prefixes as much of
+            the host's, when the engine is made.
+        device_cache_bytes, host_cache_bytes: one part of that, stored prefixes, said outright: on the model's
+            device and in host memory. On a CPU model the two add up to one host tier.
         max_context: tokens; `None` takes the model's own limit.
         max_concurrent: requests served together; the rest wait in the queue.
         prefill_chunk: prompt tokens computed at once while other requests wait for their next token:
@@ -132,8 +138,8 @@ class EngineConfig:
 
     device: str = "auto"
     dtype: DType = "auto"
-    device_cache_bytes: int = 2 * GiB
-    host_cache_bytes: int = 2 * GiB
+    device_cache_bytes: int | None = None
+    host_cache_bytes: int | None = None
     max_context: int | None = None
     max_concurrent: int = 16
     prefill_chunk: int = 128
@@ -142,14 +148,13 @@ class EngineConfig:
     memory_folder: str | None = None
     report_file: str | None = None
     reuse: ReuseConfig = ReuseConfig()
+    memory_bytes: int | None = None
 
     def __post_init__(self) -> None:
         _require(self.dtype in get_args(DType), f"dtype {self.dtype!r} is none of {get_args(DType)}")
-        for name in ("device_cache_bytes", "host_cache_bytes"):
-            _require(
-                getattr(self, name) >= 0,
-                f"{name}={getattr(self, name)} must not be negative; 0 keeps nothing",
-            )
+        for name in ("memory_bytes", "device_cache_bytes", "host_cache_bytes"):
+            size = getattr(self, name)
+            _require(size is None or size >= 0, f"{name}={size} must not be negative; 0 keeps nothing")
         _require(
             self.max_context is None or self.max_context >= 2,
             f"max_context={self.max_context} must be at least 2 tokens; None takes the model's own limit",

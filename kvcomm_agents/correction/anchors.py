@@ -74,6 +74,20 @@ class AnchorPool:
             self._shrink()
         return True
 
+    def shrink(self, nbytes: int) -> None:
+        """Forget anchors, the least useful first, until no more than so many bytes are held."""
+        with self._lock:
+            order = sorted(
+                zip(self._anchors, self._distinctness(), strict=True), key=lambda pair: self._usefulness(*pair)
+            )
+            gone = set[int]()
+            for anchor, _ in order:
+                if self._bytes <= nbytes:
+                    break
+                gone.add(id(anchor))
+                self._bytes -= anchor.example.nbytes
+            self._anchors = [anchor for anchor in self._anchors if id(anchor) not in gone]
+
     def examples(self, slot: Slot) -> list[Example]:
         """A slot's examples, oldest first."""
         with self._lock:

@@ -273,6 +273,14 @@ class LinearCorrector:
         with self._lock:
             return self._table.get(slot) is not None
 
+    def shrink(self, nbytes: int) -> None:
+        """Drop maps, those used least recently first, until no more than so many bytes are held; all, if need be."""
+        with self._lock:
+            self._agents.clear()
+            self._table.drop(max(nbytes - (self.nbytes - self._table.nbytes), 0))
+            if self.nbytes > nbytes and not len(self._table):
+                self._basis, self._warm, self._fitted, self._fixed = None, [], 0, False
+
     def forget(self, agent: str | None = None) -> None:
         """Forget an agent, or everything. The basis stays: it says what tokens look like, not who sent them."""
         with self._lock:

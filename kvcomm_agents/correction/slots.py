@@ -45,6 +45,9 @@ class SlotTable(Generic[S]):
         self.budget, self._new = budget, new
         self._slots: OrderedDict[Slot, S] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._slots)
+
     def get(self, slot: Slot) -> S | None:
         """The slot's own sums, now its most recently used."""
         found = self._slots.get(slot)
@@ -87,6 +90,11 @@ class SlotTable(Generic[S]):
             if slot.place != _REMAINDER and self.of_agent(slot.agent):
                 self._slots.setdefault(Slot(slot.agent, _REMAINDER), self._new()).merge(sums)
                 self._slots.move_to_end(newest)
+
+    def drop(self, nbytes: int) -> None:
+        """Drop slots, least recently used first, until so many bytes at most are held: what they taught is gone."""
+        while self._slots and self.nbytes > nbytes:
+            self._slots.popitem(last=False)
 
     def forget(self, agent: str | None) -> None:
         """Drop an agent, or everything."""

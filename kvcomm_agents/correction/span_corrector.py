@@ -8,13 +8,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..config import ReuseConfig
+from ..config import GiB, ReuseConfig
 from ..kv.block import KVBlock
 from ..kv.slot import Slot
 from ..kv.span_library import Span
 from .anchors import AnchorPool
 from .base import Example
-from .linear import LinearCorrector
+from .linear import LinearConfig, LinearCorrector
 from .readers import Readers
 from .saved.manifest import WARMED, Owner
 
@@ -38,20 +38,31 @@ class SpanCorrector:
     Args:
         config: budgets and policy.
         fingerprint: of the model and its tokenizer.
+        anchor_bytes, map_bytes: budgets of both.
     """
 
-    def __init__(self, config: ReuseConfig, fingerprint: str) -> None:
+    def __init__(self, config: ReuseConfig, fingerprint: str, anchor_bytes: int = GiB, map_bytes: int = GiB) -> None:
         self.config, self.fingerprint = config, fingerprint
-        self.pool = AnchorPool(config.anchor_bytes, fingerprint)
-        self.linear = LinearCorrector()
+        self.pool = AnchorPool(anchor_bytes, fingerprint)
+        self._map_config = LinearConfig(budget=map_bytes)
+        self.linear = LinearCorrector(config=self._map_config)
         self.readers = Readers()
         self._taught: Counter[str] = Counter()
         self._prepared: OrderedDict[tuple[int, Slot], Prepared] = OrderedDict()
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of anchors and maps."""
-        return self.pool.nbytes + self.linear.nbytes
+    def map_bytes(self) -> int:
+        """Bytes of maps, and of the spans that they corrected ahead."""
+        return self.linear.nbytes + sum(prepared.block.nbytes for prepared in self._prepared.values())
+
+    def shrink_maps(self, nbytes: int) -> None:
+        """Drop what was corrected ahead, then maps, until no more than so many bytes are held."""
+        while self._prepared and self.map_bytes > nbytes:
+            self._prepared.popitem(last=False)
+        if self.map_bytes > nbytes:
+            self.linear.shrink(nbytes)
+        if not self.linear.nbytes:
+            self._taught.clear()
 
     @property
     def prepared(self) -> tuple[tuple[int, Slot], ...]:
@@ -110,16 +121,23 @@ class SpanCorrector:
         self.pool.save(folder, {**self.linear.state(), **extra}, owner)
 
     @classmethod
-    def load(cls, folder: Path, config: ReuseConfig, fingerprint: str) -> tuple[SpanCorrector, dict[str, Tensor]]:
+    def load(
+        cls,
+        folder: Path,
+        config: ReuseConfig,
+        fingerprint: str,
+        anchor_bytes: int = GiB,
+        map_bytes: int = GiB,
+    ) -> tuple[SpanCorrector, dict[str, Tensor]]:
         """What `save` wrote, and all that was saved with it.
 
         Raises:
             SavedMemoryError: what is there is damaged or of another model.
         """
-        made = cls(config, fingerprint)
-        made.pool, extra = AnchorPool.load(folder, fingerprint, config.anchor_bytes)
+        made = cls(config, fingerprint, anchor_bytes, map_bytes)
+        made.pool, extra = AnchorPool.load(folder, fingerprint, anchor_bytes)
         if not made.linear.load_state(extra):
-            made.linear = LinearCorrector(made.pool)
+            made.linear = LinearCorrector(made.pool, made._map_config)
         return made, extra
 
     def _weight(self, slot: Slot, base: KVBlock) -> float:

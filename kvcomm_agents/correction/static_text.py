@@ -74,6 +74,10 @@ class StaticText:
         for key in [key for key in self._means if key[1] not in spans]:
             del self._means[key]
 
+    def clear(self) -> None:
+        """Drop all means."""
+        self._means.clear()
+
     @property
     def nbytes(self) -> int:
         """Bytes of all means."""

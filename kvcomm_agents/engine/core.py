@@ -21,16 +21,18 @@ from ..config import EngineConfig
 from ..correction.embedding import Embedder, make_embedder
 from ..errors import ContextLengthError, PromptError, SavedMemoryError
 from ..kv.block import Capture, KVBlock
+from ..kv.budget import make_budget
 from ..kv.prefix_cache import PrefixCache
 from ..kv.span_library import Tagged
 from ..models.loading import LoadedModel, tokenizer_fingerprint
 from ..observe.report import AuditReport
-from ..observe.stats import Account
+from ..observe.stats import Account, MemoryPart
 from ..observe.telemetry import Telemetry
 from ..planning.calibration import find_calibration
 from ..planning.idle_work import IdleKind, IdleWork
 from ..planning.measurements import Measurements, Measuring
 from ..planning.namespace import Namespace
+from ..planning.namespaces import Namespaces
 from ..planning.policy import Policy
 from ..request import Completion, Message, Request
 from ..text.detokenizer import Detokenizer, StopStrings
@@ -66,15 +68,18 @@ class EngineCore:
         layout, reuse = self.backend.layout, config.reuse
         if reuse.mode == "corrected":
             layout.require_movable()
-        self.prefixes = PrefixCache(layout.device, config.device_cache_bytes, config.host_cache_bytes)
+        self.budget = make_budget(config, layout.device)
+        self.backend.spare_bytes = self.budget.spare
+        self.prefixes = PrefixCache(layout.device, self.budget.prefixes, self.budget.host_prefixes)
         self.calibration = find_calibration(loaded.name, reuse.calibration)
-        self.policy = Policy(self.prefixes, reuse, layout, self.backend.capabilities, self._recall)
+        self.namespaces = Namespaces(self._recall, self.budget, self._save_one)
+        self.policy = Policy(self.prefixes, reuse, layout, self.backend.capabilities, self.namespaces)
         self._measurements = Measurements(
-            self.backend, self.prefixes, reuse, self.policy.namespace, self._audited, self.policy.afford
+            self.backend, self.prefixes, reuse, self.namespaces, self._audited, self.policy.afford
         )
         pack_tokens = min(reuse.pack_tokens, config.prefill_chunk)
-        self.warmup = Warmup(self.backend, self.policy.namespace, pack_tokens, reuse.pack_positions)
-        self.idle = IdleScheduler(self._run_idle, self._charge)
+        self.warmup = Warmup(self.backend, self.namespaces.get, pack_tokens, reuse.pack_positions)
+        self.idle = IdleScheduler(self._run_idle, self._charge, self.budget.queued)
         self.renderer = PromptRenderer(loaded.tokenizer)
         self.active: list[ActiveRequest] = []
         logger.info("%s", self)
@@ -87,8 +92,9 @@ class EngineCore:
             f"serving {self.loaded.name} on {layout.device} in {str(layout.dtype).removeprefix('torch.')}:"
             f" {decimal(layout.token_bytes)} of KV a token, which {moved}; contexts of {self.max_context} tokens,"
             f" up to {config.max_concurrent} {'together' if self.backend.together else 'in turn'};"
-            f" reuse {config.reuse.mode}{bound}; prefixes in {decimal(config.device_cache_bytes)} on the device"
-            f" and {decimal(config.host_cache_bytes)} on the host; memory kept in {config.memory_folder or 'no folder'}"
+            f" reuse {config.reuse.mode}{bound}; keeping {decimal(self.budget.total)} at most,"
+            f" prefixes {decimal(self.prefixes.budget_bytes)} of it; memory kept in"
+            f" {config.memory_folder or 'no folder'}"
         )
 
     @property
@@ -135,7 +141,7 @@ class EngineCore:
                 constraint=request.constraint,
                 tools=request.tools,
                 format=self.renderer.format,
-                scored=decision.measured,
+                scored=self._scored(decision.measured),
             )
         )
         active = ActiveRequest(
@@ -230,8 +236,7 @@ class EngineCore:
 
     def account(self, namespace: str | None = None) -> Account:
         """What reuse saved and hidden work cost, of a namespace or of all."""
-        named = self.policy.namespaces()
-        accounts = [memory.ledger.account for name, memory in named if namespace in (None, name)]
+        accounts = [each.ledger.account for name, each in self.namespaces if namespace in (None, name)]
         return sum(accounts, Account())
 
     def forget(self, namespace: str | None = None) -> None:
@@ -245,13 +250,41 @@ class EngineCore:
         self.warmup.drop(namespace)
         self.idle.drop(namespace)
         self.prefixes.clear(namespace)
-        self.policy.forget(namespace)
+        self.namespaces.forget(namespace)
 
     def save(self) -> None:
         """Write what every namespace has learned to the configured folder."""
         if self.config.memory_folder is not None:
-            for name, namespace in self.policy.namespaces():
-                namespace.save(self._folder(self.config.memory_folder, name))
+            for _, namespace in self.namespaces:
+                self._save_one(namespace)
+
+    def _save_one(self, namespace: Namespace) -> None:
+        if self.config.memory_folder is not None:
+            namespace.save(self._folder(self.config.memory_folder, namespace.namespace))
+
+    def memory(self) -> tuple[MemoryPart, ...]:
+        """What each part of the budget holds. May be called from any thread."""
+        prefixes, learned = self.prefixes.stats(), self.namespaces.sizes()
+        logits = sum(scores.nbytes for active in list(self.active) if (scores := active.handle.scores) is not None)
+        held = {
+            "prefixes": prefixes.device_bytes,
+            "host_prefixes": prefixes.host_bytes,
+            **learned,
+            "logits": logits,
+            "spare": self.backend.nbytes,
+            "queued": self.idle.nbytes,
+        }
+        allowed = {name: getattr(self.budget, name) for name in held}
+        if self.backend.layout.device.type == "cpu":  # one tier
+            held = {"prefixes": held.pop("host_prefixes"), **{n: v for n, v in held.items() if n != "prefixes"}}
+            allowed["prefixes"] += allowed.pop("host_prefixes")
+        return tuple(MemoryPart(name, size, allowed[name]) for name, size in held.items())
+
+    def _scored(self, wanted: int) -> int:
+        """Of how many positions distributions may be kept: none if those that are kept already fill their part."""
+        vocabulary = int(self.loaded.model.config.get_text_config(decoder=True).vocab_size)
+        running = sum(active.decision.measured for active in self.active)
+        return wanted if 4 * vocabulary * (running + wanted) <= self.budget.logits else 0
 
     def close(self) -> None:
         """End what waits to be warmed, and save, if there is a folder to save to.
@@ -319,6 +352,9 @@ class EngineCore:
             self.loaded.name,
             tokenizer_fingerprint(tokenizer),
             self.calibration,
+            self.budget.spans,
+            self.budget.anchors,
+            self.budget.maps,
         )
         if self.config.memory_folder is not None:
             folder = self._folder(self.config.memory_folder, namespace)

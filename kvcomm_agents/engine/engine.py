@@ -26,7 +26,7 @@ from ..errors import ConfigError, EngineClosedError, EngineThreadError
 from ..models.loading import LoadedModel, load_model, load_tokenizer
 from ..observe.report import RequestReport
 from ..observe.report_file import ReportFile
-from ..observe.stats import Account, IdleStats, Learned, PrefixStats
+from ..observe.stats import Account, EngineStats, IdleStats, Learned
 from ..observe.telemetry import Observer, Telemetry
 from ..planning.learned import learned
 from ..request import Completion, Message, Request, TextChunk, ToolSpec
@@ -246,16 +246,19 @@ class Engine:
         return self._worker.waiting
 
     @property
-    def stats(self) -> PrefixStats:
-        """What the store holds now: prefixes."""
+    def stats(self) -> EngineStats:
+        """What is held now: prefixes, and every part of the memory that `memory_bytes` divides."""
         core = self._worker.core
-        return core.prefixes.stats() if core else PrefixStats(0, 0, 0, 0)
+        if core is None:
+            return EngineStats()
+        prefixes = core.prefixes.stats()
+        return EngineStats(prefixes.device_bytes, prefixes.host_bytes, prefixes.nodes, prefixes.tokens, core.memory())
 
     @property
     def learned(self) -> Learned:
         """What all namespaces have learned so far: spans, anchors, and how the guard's bound held."""
         core = self._worker.core
-        return learned(namespace for _, namespace in core.policy.namespaces()) if core else Learned()
+        return learned(namespace for _, namespace in core.namespaces) if core else Learned()
 
     @property
     def idle(self) -> IdleStats:

@@ -72,6 +72,11 @@ class PrefixCache:
         self._lock = threading.RLock()
         self._told_full = False
 
+    @property
+    def budget_bytes(self) -> int:
+        """Of both tiers."""
+        return self.device_budget + self.host_budget
+
     def match(self, namespace: str, ids: Sequence[int], *, exact: bool) -> list[Hit]:
         """The longest stored prefix of `ids`, as consecutive hits from 0.
 

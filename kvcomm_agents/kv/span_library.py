@@ -158,6 +158,11 @@ class SpanLibrary:
             logger.debug("texts over their budget: %d of %d forgotten", before - len(self._spans), before)
         return span
 
+    def shrink(self, nbytes: int) -> None:
+        """Forget spans, least recently used first, until no more than so many bytes of KV are held."""
+        while self.nbytes > nbytes and self._spans:
+            self._remove(next(iter(self._spans)))
+
     def tag(self, producer: str, ids: Sequence[int]) -> str:
         """The name, for messages to carry, of what an agent wrote: the same wherever and whenever it is made."""
         content = np.asarray(ids, dtype="<i8").tobytes()

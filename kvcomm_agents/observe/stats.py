@@ -102,10 +102,26 @@ class Learned:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryPart:
+    """One part of an engine's memory: bytes that it holds, and that it may hold."""
+
+    name: str
+    used: int
+    allowed: int
+
+
+@dataclass(frozen=True, slots=True)
 class PrefixStats:
     """What the prefix cache holds: bytes per tier, nodes and tokens."""
 
-    device_bytes: int
-    host_bytes: int
-    nodes: int
-    tokens: int
+    device_bytes: int = 0
+    host_bytes: int = 0
+    nodes: int = 0
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats(PrefixStats):
+    """What an engine holds: prefixes, as in `PrefixStats`, and every part of its memory."""
+
+    memory: tuple[MemoryPart, ...] = ()

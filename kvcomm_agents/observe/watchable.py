@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from .stats import Account, IdleStats, Learned, PrefixStats
+from .stats import Account, EngineStats, IdleStats, Learned
 from .telemetry import Observer
 
 
@@ -22,7 +22,7 @@ class Watchable(Protocol):
         ...
 
     @property
-    def stats(self) -> PrefixStats:
+    def stats(self) -> EngineStats:
         """What it holds."""
         ...
 

@@ -20,7 +20,8 @@ from ..plan import Placed, PrefillPlan
 from .guard import AuditRecord
 from .idle_work import Audit, Correct, IdleWork, Learn, Trial
 from .ladder import BY_NAME, find_prefix, prefix_plan
-from .namespace import Lesson, Namespace
+from .namespace import Lesson
+from .namespaces import Namespaces
 from .segments import Segment, after
 from .served import ServedRequest
 
@@ -37,7 +38,7 @@ class Measurements:
         backend: runs what has to be run.
         prefixes: given the exact KV of what is audited.
         config: the policy.
-        namespace: finds a namespace by its name.
+        namespaces: what each namespace has learned.
         on_audit: told of every audit of a reused request.
         afford: whether a namespace may spend so many more tokens on hidden work.
     """
@@ -47,12 +48,12 @@ class Measurements:
         backend: Backend,
         prefixes: PrefixCache,
         config: ReuseConfig,
-        namespace: Callable[[str], Namespace],
+        namespaces: Namespaces,
         on_audit: Callable[[AuditReport], None],
         afford: Callable[[str, int], bool],
     ) -> None:
         self.backend, self.prefixes, self.config = backend, prefixes, config
-        self._namespace, self._on_audit, self._afford = namespace, on_audit, afford
+        self._namespaces, self._on_audit, self._afford = namespaces, on_audit, afford
 
     def run(self, work: IdleWork) -> Measuring:
         """Chunks of one piece of work.
@@ -73,7 +74,7 @@ class Measurements:
                 raise TypeError(f"no work of policy: {work.kind}")
 
     def _correct(self, work: Correct) -> Measuring:
-        namespace = self._namespace(work.namespace)
+        namespace = self._namespaces.get(work.namespace)
         for span in work.spans:
             if span in namespace.library:
                 namespace.foresee([namespace.library[span]])
@@ -81,12 +82,13 @@ class Measurements:
         return ()
 
     def _learn(self, work: Learn) -> Measuring:
-        self._namespace(work.namespace).learn(work.agent, work.lessons)
+        self._namespaces.get(work.namespace).learn(work.agent, work.lessons)
+        self._namespaces.shrink()
         yield 0
         return ()
 
     def _trial(self, work: Trial) -> Measuring:
-        namespace, request = self._namespace(work.namespace), work.request
+        namespace, request = self._namespaces.get(work.namespace), work.request
         if not self._afford(work.namespace, work.tokens):
             return ()
         candidates, rung = namespace.candidates(work.agent, work.segments), BY_NAME[work.option.rung]
@@ -107,7 +109,7 @@ class Measurements:
             return ()
         ranges = [(segment.start, segment.stop) for segment in work.subjects]
         exact, true = yield from self._score(request, plan, len(work.scores), ranges, keep=True)
-        namespace = self._namespace(work.namespace)
+        namespace = self._namespaces.get(work.namespace)
         found = exact.divergence(work.scores)
         if decision.option is not None:
             taken = decision.option

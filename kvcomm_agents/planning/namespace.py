@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
-from ..config import ReuseConfig
+from ..config import GiB, ReuseConfig
 from ..correction.embedding import Embedder
 from ..correction.saved.manifest import GUARD, MANIFEST, UNKNOWN, Owner
 from ..correction.span_corrector import SpanCorrector
@@ -44,6 +44,7 @@ class Namespace:
         namespace: its name.
         model: its name, and the tokenizer's fingerprint, for those who look at what was saved.
         calibration: of the model, for the guard.
+        span_budget, anchor_budget, map_budget: bytes that it may take of each; all namespaces share them.
     """
 
     config: ReuseConfig
@@ -54,6 +55,9 @@ class Namespace:
     model: str = UNKNOWN
     tokenizer: str = UNKNOWN
     calibration: Calibration = SAFE_DEFAULT
+    span_budget: int = GiB
+    anchor_budget: int = GiB
+    map_budget: int = GiB
     library: SpanLibrary = field(init=False)
     corrections: SpanCorrector = field(init=False)
     guard: Guard = field(init=False)
@@ -62,8 +66,8 @@ class Namespace:
 
     def __post_init__(self) -> None:
         scope = f"{self.fingerprint}\0{self.namespace}"
-        self.library = SpanLibrary(self.config.span_bytes, self.config.min_span, scope)
-        self.corrections = SpanCorrector(self.config, self.fingerprint)
+        self.library = SpanLibrary(self.span_budget, self.config.min_span, scope)
+        self.corrections = SpanCorrector(self.config, self.fingerprint, self.anchor_budget, self.map_budget)
         self.guard = self._make_guard()
 
     def _make_guard(self) -> Guard:
@@ -219,7 +223,9 @@ class Namespace:
         """
         if not (folder / MANIFEST).exists():
             return
-        corrections, extra = SpanCorrector.load(folder, self.config, self.fingerprint)
+        corrections, extra = SpanCorrector.load(
+            folder, self.config, self.fingerprint, self.anchor_budget, self.map_budget
+        )
         guard = self._make_guard()
         guard.load_state(extra[GUARD])
         self.corrections, self.guard = corrections, guard
@@ -232,7 +238,37 @@ class Namespace:
     @property
     def nbytes(self) -> int:
         """Bytes of everything learned, donors included."""
-        return self.library.nbytes + self.corrections.nbytes + self._own.nbytes
+        return self.span_bytes + self.anchor_bytes + self.map_bytes
+
+    @property
+    def span_bytes(self) -> int:
+        """Bytes of donor KV."""
+        return self.library.nbytes
+
+    @property
+    def anchor_bytes(self) -> int:
+        """Bytes of anchors."""
+        return self.corrections.pool.nbytes
+
+    @property
+    def map_bytes(self) -> int:
+        """Bytes of maps, of spans that they corrected ahead, and of the means of text that agents always read."""
+        return self.corrections.map_bytes + self._own.nbytes
+
+    def shrink_spans(self, nbytes: int) -> None:
+        """Forget the spans used least recently until no more than so many bytes are held."""
+        self.library.shrink(nbytes)
+        self._own.keep(self.library)
+
+    def shrink_anchors(self, nbytes: int) -> None:
+        """Forget the least useful anchors until no more than so many bytes are held."""
+        self.corrections.pool.shrink(nbytes)
+
+    def shrink_maps(self, nbytes: int) -> None:
+        """Drop what was corrected ahead, then maps, then means, until no more than so many bytes are held."""
+        self.corrections.shrink_maps(max(nbytes - self._own.nbytes, 0))
+        if self.map_bytes > nbytes:
+            self._own.clear()
 
     def _embed(self, span: Span) -> None:
         if span.embedding is None:

@@ -6,7 +6,7 @@ It knows no engine: it is told what one can execute, and hands plans and idle wo
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import get_args
 
@@ -26,6 +26,7 @@ from .idle_work import Audit, Correct, IdleKind, IdleWork
 from .ladder import BY_NAME, MOST, Rung, find_prefix, prefix_plan
 from .measurements import lesson, residuals
 from .namespace import Namespace
+from .namespaces import Namespaces
 from .segments import after, segment
 from .served import ServedRequest
 
@@ -46,7 +47,7 @@ class Policy:
         config: what the user wants.
         layout: of the model's KV: whether it can be moved.
         capabilities: of the engine that executes plans.
-        make_namespace: makes what a namespace has learned, when it is first used.
+        namespaces: what each namespace has learned.
     """
 
     def __init__(
@@ -55,35 +56,18 @@ class Policy:
         config: ReuseConfig,
         layout: KVLayout,
         capabilities: Capabilities,
-        make_namespace: Callable[[str], Namespace],
+        namespaces: Namespaces,
     ) -> None:
         self.prefixes, self.config, self.layout, self.capabilities = prefixes, config, layout, capabilities
         self.auditor = Auditor(config)
-        self._make_namespace = make_namespace
-        self._namespaces: dict[str, Namespace] = {}
+        self.namespaces = namespaces
         movable = layout.rope is not None and capabilities.scattered and capabilities.capture
         self._learns = config.learns and movable
         self._told_broken = False
 
     def namespace(self, name: str) -> Namespace:
         """What a namespace has learned."""
-        if name not in self._namespaces:
-            self._namespaces[name] = self._make_namespace(name)
-        return self._namespaces[name]
-
-    def namespaces(self) -> list[tuple[str, Namespace]]:
-        """Every namespace in use, by name."""
-        return list(self._namespaces.items())
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of everything learned."""
-        return sum(namespace.nbytes for namespace in self._namespaces.values())
-
-    def forget(self, namespace: str | None = None) -> None:
-        """Forget a namespace, or everything."""
-        for name in [namespace] if namespace is not None else list(self._namespaces):
-            self._namespaces.pop(name, None)
+        return self.namespaces.get(name)
 
     def decide(
         self,
@@ -210,7 +194,8 @@ class Policy:
 
     def afford(self, namespace: str, tokens: int) -> bool:
         """Whether hidden work of so many tokens is within what reuse has saved a namespace."""
-        return namespace in self._namespaces and tokens <= self.auditor.room(self._namespaces[namespace].ledger)
+        found = self.namespaces.find(namespace)
+        return found is not None and tokens <= self.auditor.room(found.ledger)
 
     def remember(self, request: ServedRequest, capture: Capture, scores: Scores | None) -> list[IdleWork]:
         """Keep a context's KV and its new spans; returns what is left to do when nobody waits.
@@ -251,6 +236,7 @@ class Policy:
         spans = namespace.register(request.agent, whole, known, len(request.ids), unrotated, exact=exact)
         if spans:
             work.append(Correct(request.namespace, request.agent, tuple(span.id for span in spans)))
+        self.namespaces.shrink()
         return work
 
     def credit(self, request: ServedRequest) -> None:
@@ -260,12 +246,13 @@ class Policy:
 
     def charge(self, namespace: str, kind: IdleKind, tokens: int) -> None:
         """Write what idle work has computed to a namespace's ledger; a namespace that is gone has none."""
-        if tokens and namespace in self._namespaces:
-            self._namespaces[namespace].ledger.charge(kind, tokens)
+        found = self.namespaces.find(namespace)
+        if found is not None:
+            found.ledger.charge(kind, tokens)
 
     def expect(self, ids: Sequence[int], namespace: str) -> list[IdleWork]:
         """Corrections of the known spans of a text that prompts are about to hold; none if nothing of it is known."""
-        memory = self._namespaces.get(namespace)
+        memory = self.namespaces.find(namespace)
         spans = [match.span for match in memory.library.find(ids, 0)] if memory else []
         return [Correct(namespace, "", tuple(spans))] if spans else []
 

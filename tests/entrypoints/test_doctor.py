@@ -18,6 +18,7 @@ from kvcomm_agents.entrypoints.cli import doctor
 from kvcomm_agents.entrypoints.cli.app import app
 from kvcomm_agents.entrypoints.cli.doctor import examine
 from kvcomm_agents.errors import UnsupportedModelError
+from kvcomm_agents.kv import budget
 
 CPU = EngineConfig(device="cpu")
 
@@ -92,24 +93,24 @@ def test_other_kinds_of_model_are_broken(tmp_path: Path, config: T5Config | Bert
 
 def test_a_model_larger_than_memory_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = saved_config(tiny_model("llama").model, tmp_path)
-    monkeypatch.setattr(doctor, "_free", lambda device: 1000)
+    monkeypatch.setattr(budget, "free_bytes", lambda device: 1000)
     verdict, text = verdicts(folder)["memory"]
     assert verdict == "broken"
     assert "smaller model" in text
-    monkeypatch.setattr(doctor, "_free", lambda device: 100_000_000)
+    monkeypatch.setattr(budget, "free_bytes", lambda device: 100_000_000)
     assert verdicts(folder)["memory"][0] == "note"
-    small = EngineConfig("cpu", "auto", 10**6, 10**6, reuse=ReuseConfig(span_bytes=10**6, anchor_bytes=10**6))
+    small = EngineConfig("cpu", memory_bytes=10**6)
     assert verdicts(folder, small)["memory"][0] == "ok"
 
 
 def test_a_container_limits_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limit = tmp_path / "memory.max"
-    monkeypatch.setattr(doctor, "_CGROUP", limit)
-    whole = doctor._free(torch.device("cpu"))
+    monkeypatch.setattr(budget, "CGROUP", limit)
+    whole = budget.free_bytes(torch.device("cpu"))
     limit.write_text("1000\n")
-    assert doctor._free(torch.device("cpu")) == 1000 < whole
+    assert budget.free_bytes(torch.device("cpu")) == 1000 < whole
     limit.write_text("max\n")
-    assert doctor._free(torch.device("cpu")) > 1000
+    assert budget.free_bytes(torch.device("cpu")) > 1000
 
 
 def test_no_such_model_or_device_or_folder(tmp_path: Path) -> None:
@@ -140,7 +141,7 @@ def test_the_command(tmp_path: Path) -> None:
     folder = saved_config(tiny_model("llama").model, tmp_path / "model")
     done = run("--model", folder, KVCOMM_DEVICE="cpu")
     assert done.exit_code == 0, done.output
-    for word in ("extras", "can be moved", "weights, 0 M parameters", "anchors of a namespace"):
+    for word in ("extras", "can be moved", "weights, 0 M parameters", "anchors, two blocks a token"):
         assert word in done.output
     found = json.loads(run("--model", folder, "--device", "cpu", "--dtype", "bfloat16", "--json").output)
     assert found["broken"] is False

@@ -213,7 +213,7 @@ def test_a_request_is_a_child_of_the_callers_span(watched: Watched) -> None:
 def test_the_page_names_every_metric(watched: Watched) -> None:
     page = (Path(__file__).parents[2] / "docs" / "operating.md").read_text(encoding="utf-8")
     families = list(watched.prometheus.registry.collect())
-    assert len(families) == 24
+    assert len(families) == 26
     for family in families:
         assert f"`{family.name}{'_total' if family.type == 'counter' else ''}`" in page
 

@@ -235,7 +235,7 @@ def test_what_is_expected_is_corrected_before_a_prompt_holds_it(corrected: Engin
     corrected.settle()
     assert [slot for _, slot in memory.corrections.prepared if slot.agent == "critic"]
     assert len(memory.library) == known
-    assert "another" not in corrected.inspect(lambda core: dict(core.policy.namespaces()))
+    assert "another" not in corrected.inspect(lambda core: dict(core.namespaces))
     assert critic.report.spans_found > 0
 
 

@@ -78,6 +78,15 @@ class TransformersBackend:
         return self.runner.ragged
 
     @property
+    def spare_bytes(self) -> int | None:
+        """Bytes that caches may hold while they wait; `None` is no limit."""
+        return self.runner.spare_budget
+
+    @spare_bytes.setter
+    def spare_bytes(self, nbytes: int | None) -> None:
+        self.runner.spare_budget = nbytes
+
+    @property
     def nbytes(self) -> int:
         """Bytes of caches that wait for their next use."""
         return self.runner.spare_bytes

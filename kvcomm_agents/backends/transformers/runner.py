@@ -54,6 +54,8 @@ class Runner:
         """Whether contexts share forward passes; if not, each has its own."""
         self.replay = CudaGraphs(model, self.layout) if graphs and self.ragged else None
         self._spare: list[PlanCache] = []
+        self.spare_budget: int | None = None
+        """Bytes that caches may hold while they wait for their next use."""
 
     @property
     def device(self) -> torch.device:
@@ -77,6 +79,8 @@ class Runner:
     def close(self, cache: PlanCache) -> None:
         """Give a cache back; its memory serves the next request (fresh pages are slow to touch)."""
         self._spare = [*self._spare, cache][-_SPARE_CACHES:]
+        while self._spare and self.spare_budget is not None and self.spare_bytes > self.spare_budget:
+            self._spare.pop(0)
 
     def drop_spare(self) -> None:
         """Free what waits for its next use."""

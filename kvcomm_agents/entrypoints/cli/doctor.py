@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig
 
+    from ...kv.budget import MemoryBudget
+
 Verdict = Literal["ok", "note", "broken"]
 
 _VERSIONS = ("torch", "transformers", "sentence-transformers", "safetensors", "tokenizers", "accelerate")
-_CGROUP = Path("/sys/fs/cgroup/memory.max")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class Sizes:
         token_bytes: of KV per token.
         context: tokens a prompt and its answer may hold together; 0 if the config does not say.
         free_bytes: of memory where the model would run; 0 if that is not known.
+        budget: what an engine made now would keep beside the weights; `None` if that is not known.
     """
 
     parameters: int
@@ -59,6 +61,7 @@ class Sizes:
     token_bytes: int
     context: int
     free_bytes: int
+    budget: MemoryBudget | None = None
 
     @property
     def context_bytes(self) -> int:
@@ -107,7 +110,9 @@ def examine(model: str, config: EngineConfig) -> Examination:
     _folders(found, config)
     with found.looking_at("device"):
         device = torch_device(config.device)
-        free = _free(device)
+        from ...kv.budget import free_bytes
+
+        free = free_bytes(device)
         _device(found, config, device, free)
         with found.looking_at("model"):
             _model(found, model, config, device, free)
@@ -206,6 +211,7 @@ def _support(
 ) -> None:
     """Whether its KV can be moved, and what it would take."""
     from ...backends.transformers.probe import outline
+    from ...kv.budget import make_budget
 
     try:
         layout, parameters, weight_bytes = outline(described, dtype)
@@ -230,6 +236,7 @@ def _support(
         layout.token_bytes,
         min((one for one in (limit, config.max_context) if one), default=0),
         free,
+        make_budget(config, device, max(free - weight_bytes, 0)) if free else None,
     )
     found.sizes = sizes
     _fit(found, sizes, config, device)
@@ -243,30 +250,14 @@ def _fit(found: Examination, sizes: Sizes, config: EngineConfig, device: torch.d
         text = f"the weights take {sizes.weight_bytes / 1e9:.1f} GB and {sizes.free_bytes / 1e9:.1f} GB are free"
         found.add("memory", f"{text}; take a smaller model, or dtype bfloat16", "broken")
         return
-    kept = config.device_cache_bytes + (config.host_cache_bytes if device.type == "cpu" else 0)
-    if config.reuse.learns:
-        kept += config.reuse.span_bytes + config.reuse.anchor_bytes
+    budget = sizes.budget
+    kept = budget.total - (budget.host_prefixes if device.type != "cpu" else 0) if budget else 0
     most = kept + sizes.context_bytes
     if most > left:
         text = f"with the weights, one full context and full budgets {(sizes.weight_bytes + most) / 1e9:.1f} GB"
         found.add("memory", f"{text} are wanted and {sizes.free_bytes / 1e9:.1f} free: lower the budgets", "note")
     else:
         found.add("memory", f"weights, one full context and full budgets fit; {(left - most) / 1e9:.1f} GB to spare")
-
-
-def _free(device: torch.device) -> int:
-    """Bytes free where a model would run, within a container's limit; 0 if nobody knows."""
-    if device.type == "cuda":
-        import torch
-
-        return torch.cuda.mem_get_info(device)[0]
-    if device.type != "cpu":
-        return 0
-    import psutil
-
-    free = int(psutil.virtual_memory().available)
-    limit = _CGROUP.read_text().strip() if _CGROUP.is_file() else ""
-    return min(free, int(limit)) if limit.isdigit() else free
 
 
 def _unmet() -> list[str]:

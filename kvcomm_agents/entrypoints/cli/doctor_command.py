@@ -19,6 +19,17 @@ if TYPE_CHECKING:
 
 doctor_app = typer.Typer()
 
+# What is kept of each part of the budget, and how many blocks of KV a token takes there; 0 where it is no KV.
+_PARTS = {
+    "prefixes": ("stored prefixes", 1),
+    "host_prefixes": ("stored prefixes that left the device", 1),
+    "spans": ("donors of texts", 1),
+    "maps": ("maps", 0),
+    "anchors": ("anchors, two blocks a token", 2),
+    "logits": ("kept distributions", 0),
+    "spare": ("caches that wait for their next request", 1),
+    "queued": ("waiting idle work", 0),
+}
 _COLOURS = {"ok": "green", "note": "yellow", "broken": "red"}
 
 
@@ -58,21 +69,19 @@ def doctor(
 
 def _rows(sizes: Sizes, config: EngineConfig) -> list[tuple[str, ...]]:
     shape = f"{sizes.layers} layers x {sizes.kv_heads} heads x ({sizes.key_dim} + {sizes.value_dim})"
-    reuse = config.reuse
     rows: list[tuple[str, ...]] = [
         (f"weights, {sizes.parameters / 1e6:.0f} M parameters", decimal(sizes.weight_bytes), ""),
         (f"KV of a token, {shape}", decimal(sizes.token_bytes), "1"),
     ]
     if sizes.context:
         rows.append(("the longest request", decimal(sizes.context_bytes), f"{sizes.context:,}"))
-    budgets = [
-        ("prefixes on the device (device_cache_bytes)", config.device_cache_bytes, 1),
-        ("prefixes on the host (host_cache_bytes)", config.host_cache_bytes, 1),
-    ]
-    if reuse.learns:
-        budgets.append(("texts of a namespace (span_bytes)", reuse.span_bytes, 1))
-        budgets.append(("anchors of a namespace (anchor_bytes), two KV a token", reuse.anchor_bytes, 2))
-    rows += [(what, decimal(budget), f"{sizes.tokens_in(budget // copies):,}") for what, budget, copies in budgets]
+    if sizes.budget is not None:
+        for part, (what, copies) in _PARTS.items():
+            size = getattr(sizes.budget, part)
+            if size:
+                tokens = f"{sizes.tokens_in(size // copies):,}" if copies else ""
+                rows.append((what, decimal(size), tokens))
+        rows.append(("all of that (memory_bytes)", decimal(sizes.budget.total), ""))
     if sizes.free_bytes:
         left = sizes.free_bytes - sizes.weight_bytes
         rows.append(("free now, less the weights", decimal(left), f"{sizes.tokens_in(left):,}"))

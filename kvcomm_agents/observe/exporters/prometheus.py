@@ -169,6 +169,8 @@ class _Gauges(Collector):
 
         store = gauge("store_bytes", "KV of prefixes stored.", "tier")
         tokens = gauge("store_tokens", "Tokens of prefixes stored.")
+        memory = gauge("memory_bytes", "Held beside weights and running contexts, by part.", "part")
+        allowed = gauge("memory_limit_bytes", "That each part may hold.", "part")
         waiting = gauge("waiting_requests", "Requests in the queue.")
         spans = gauge("spans", "Texts known, of all namespaces.")
         span_bytes = gauge("span_bytes", "Their donors' KV.")
@@ -193,6 +195,9 @@ class _Gauges(Collector):
             store.add_metric((name, "device"), held.device_bytes)
             store.add_metric((name, "host"), held.host_bytes)
             tokens.add_metric((name,), held.tokens)
+            for part in held.memory:
+                memory.add_metric((name, part.name), part.used)
+                allowed.add_metric((name, part.name), part.allowed)
             waiting.add_metric((name,), engine.waiting)
             spans.add_metric((name,), learned.spans)
             span_bytes.add_metric((name,), learned.span_bytes)
@@ -202,4 +207,4 @@ class _Gauges(Collector):
             if learned.audited:
                 within.add_metric((name,), 1 - learned.exceeded / learned.audited)
         yield from (store, tokens, waiting, spans, span_bytes, anchors, anchor_bytes, audited, within)
-        yield from (idle_tokens, idle_seconds, idle_shed, idle_waiting, ledger)
+        yield from (idle_tokens, idle_seconds, idle_shed, idle_waiting, ledger, memory, allowed)
