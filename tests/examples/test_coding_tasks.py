@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kvcomm_agents.tasks import TASKS, Task, check, extract_code
+from coding_tasks import TASKS, Task, check, extract_code
 
 SOLUTIONS = {
     "merge-shifts": """

@@ -14,7 +14,7 @@ from conftest import tiny_model
 
 from kvcomm_agents.backends.transformers.packing import pack_rows
 
-FILE = Path(__file__).parents[1] / "examples" / "anchor_attention.py"
+FILE = Path(__file__).parents[2] / "examples" / "anchor_attention.py"
 
 
 @pytest.fixture(scope="module")
