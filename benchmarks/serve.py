@@ -6,10 +6,9 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import cycle
 from statistics import median
 from typing import Any
-
-from kvcomm_agents.tasks import TASKS
 
 from .console import Tell, model_name, quietly
 
@@ -54,9 +53,10 @@ def measure_serve(
         run at a time.
     """
     from langchain_kvcomm import ChatKVComm
+    from langchain_kvcomm.demo import TASKS
     from langchain_kvcomm.demo_team import build_team
 
-    states = [{"messages": [("user", f"Task {n + 1}. {TASKS[n % len(TASKS)].prompt}")]} for n in range(runs)]
+    states = [{"messages": [("user", f"Task {n + 1}. {task}")]} for n, task in zip(range(runs), cycle(TASKS.values()))]
     found = {level: _Level() for level in dict.fromkeys((1, *levels))}
     steps = len(found) * rounds
 

@@ -2,24 +2,50 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from ...errors import ConfigError, KVCommError
-from ...models.loading import DEFAULT_MODEL
-from ...request import Message, Request, SamplingParams
-from ...tasks import TASKS
+from kvcomm_agents.engine.engine import Engine
+from kvcomm_agents.entrypoints.cli.console import require_folders, say, table, write_json
+from kvcomm_agents.models.loading import DEFAULT_MODEL
+from kvcomm_agents.request import Message, Request, SamplingParams
 
-if TYPE_CHECKING:
-    from ...engine.engine import Engine
+from .chat_models import ChatKVComm
+from .demo_team import CallWatcher, build_team
 
-DEMO_TASKS, PRACTICE_TASKS = TASKS[:2], TASKS[2:5]
+TASKS = {
+    "opening-hours": (
+        "Write a Python function opening_hours(days). `days` maps the name of a day to a pair (open, close) of whole "
+        "hours, or to None if the shop is closed that day. Return a list of strings like 'mon 9-17', in the order of "
+        "the dict, and leave out closed days. An empty dict gives an empty list."
+    ),
+    "parcel-sizes": (
+        "Write a Python function parcel_sizes(parcels, limit). Each parcel is a tuple of three edges in centimetres. "
+        "Return the indices of the parcels whose longest edge is at most `limit`, those with the smallest volume "
+        "first. Equal volumes keep their order. If no parcel fits, return an empty list."
+    ),
+    "bus-gaps": (
+        "Write a Python function bus_gaps(times). `times` holds minutes of a day in no special order. Return the "
+        "waiting times between one bus and the next as a list, and leave out gaps of zero minutes. Fewer than two "
+        "times give an empty list."
+    ),
+    "quiz-ranks": (
+        "Write a Python function quiz_ranks(scores). `scores` maps a name to points. Return a dict from the name to "
+        "its rank, where the most points are rank 1, equal points share a rank, and the next rank counts all who "
+        "are before it. An empty dict gives an empty dict."
+    ),
+    "garden-rows": (
+        "Write a Python function garden_rows(plants, width). Split the list `plants` into rows of `width` plants and "
+        "return a list of rows. The last row may be shorter. If `width` is less than one, raise a ValueError that "
+        "says so."
+    ),
+}
+DEMO_TASKS, PRACTICE_TASKS = tuple(TASKS)[:2], tuple(TASKS)[2:]
 PRACTICE_TOKENS = 28  # enough for an answer to be placed: `ReuseConfig.min_placed`
 COLORS = {"planner": "cyan", "coder": "green", "reviewer": "magenta"}
 
@@ -48,16 +74,9 @@ def run_demo(model: str, json_path: Path | None, max_tokens: int) -> None:
 
     Raises:
         ConfigError: the folder of `json_path` does not exist.
-        KVCommError: LangGraph is not installed, or the model cannot be had.
+        KVCommError: the model cannot be had.
     """
-    try:
-        from langchain_kvcomm import ChatKVComm
-        from langchain_kvcomm.demo_team import CallWatcher, build_team
-    except ImportError as error:
-        raise KVCommError(f'the demo needs LangGraph: pip install "kvcomm-agents[langgraph]" ({error})') from error
-
-    if json_path is not None and not json_path.parent.is_dir():
-        raise ConfigError(f"no folder {json_path.parent} to write {json_path.name} to")
+    require_folders(json_path)
     console = Console()
     name = DEFAULT_MODEL if model.lower() == "default" else model
     # A small model repeats itself when it is greedy; the seed makes two runs say the same.
@@ -68,32 +87,33 @@ def run_demo(model: str, json_path: Path | None, max_tokens: int) -> None:
 
     calls: list[Call] = []
     team = build_team(llm)
-    console.print(f"practising on {len(PRACTICE_TASKS)} tasks, so that every agent's slots are learned", style="dim")
+    say(f"practising on {len(PRACTICE_TASKS)} tasks, so that every agent's slots are learned", style="dim")
     apprentices = build_team(llm.model_copy(update={"max_tokens": PRACTICE_TOKENS}))
     for task in PRACTICE_TASKS:
-        apprentices.invoke({"messages": [("user", task.prompt)]})
+        apprentices.invoke({"messages": [("user", TASKS[task])]})
         engine.settle()
     for task in DEMO_TASKS:
 
-        def measure(prompt: tuple[Message, ...], report: dict[str, Any], task_name: str = task.name) -> None:
-            calls.append(_beside_dense(engine, task_name, prompt, report))
+        def measure(prompt: tuple[Message, ...], report: dict[str, Any], task: str = task) -> None:
+            calls.append(_beside_dense(engine, task, prompt, report))
 
-        console.print(Text.assemble(("\nTask: ", "bold"), task.prompt))
+        console.print(Text.assemble(("\nTask: ", "bold"), TASKS[task]))
         events = team.stream(
-            {"messages": [("user", task.prompt)]},
+            {"messages": [("user", TASKS[task])]},
             config={"callbacks": [CallWatcher(measure)]},
             stream_mode=["messages", "updates"],
         )
         _show(console, events, calls)
 
     console.print()
-    console.print(_table(calls))
+    columns = ("task", "agent", "prompt", "computed", "exact", "corrected", "TTFT", "dense", "speedup")
+    rows = [(call.task, call.agent, *_cells([call])) for call in calls]
+    rows.append(("total", "", *_cells(calls)))
+    table("What was computed, and what was placed from stored KV", columns, rows, words=2)
+    say("Counts are tokens of the prompt. TTFT: time to first token, in ms. Dense: the same prompt computed whole.")
     if json_path is not None:
-        json_path.write_text(
-            json.dumps({"model": engine.name, "calls": [asdict(call) for call in calls]}, indent=2) + "\n",
-            encoding="utf-8",
-        )
-        console.print(f"figures written to {json_path}", highlight=False, markup=False, soft_wrap=True)
+        write_json({"model": engine.name, "calls": [asdict(call) for call in calls]}, json_path)
+        say(f"figures written to {json_path}")
 
 
 def _warm_up(engine: Engine) -> None:
@@ -115,19 +135,17 @@ def _beside_dense(engine: Engine, task: str, prompt: tuple[Message, ...], report
             reuse="off",
         )
     )
+    counts = ("prompt_tokens", "computed_tokens", "placed_exact_tokens", "placed_corrected_tokens")
     return Call(
         task=task,
         agent=report["agent"],
-        prompt_tokens=report["prompt_tokens"],
-        computed_tokens=report["computed_tokens"],
-        placed_exact_tokens=report["placed_exact_tokens"],
-        placed_corrected_tokens=report["placed_corrected_tokens"],
         ttft_s=report["ttft_s"],
         dense_ttft_s=dense.report.ttft_s,
+        **{name: report[name] for name in counts},
     )
 
 
-def _show(console: Console, events: Any, calls: list[Call]) -> None:
+def _show(console: Console, events: Iterable[Any], calls: list[Call]) -> None:
     """Print what the agents say as it comes, and a line of figures when one has spoken."""
     speaker = None
     for kind, event in events:
@@ -147,23 +165,6 @@ def _show(console: Console, events: Any, calls: list[Call]) -> None:
                 style="dim",
                 highlight=False,
             )
-
-
-def _table(calls: list[Call]) -> Table:
-    table = Table(title="What was computed, and what was placed from stored KV", title_justify="left")
-    table.add_column("agent", no_wrap=True)
-    for name in ("prompt", "computed", "exact", "corrected", "TTFT", "dense", "speedup"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for i, call in enumerate(calls):
-        last_of_task = i + 1 == len(calls) or calls[i + 1].task != call.task
-        table.add_row(call.agent, *_cells([call]), end_section=last_of_task)
-    table.add_row("total", *_cells(calls), style="bold")
-    table.caption = (
-        "Counts are tokens of the prompt. TTFT: time to first token, in ms. Dense: the same prompt computed "
-        "whole, right after the call."
-    )
-    table.caption_justify = "left"
-    return table
 
 
 def _cells(calls: list[Call]) -> list[str]:
