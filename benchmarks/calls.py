@@ -7,13 +7,13 @@ its own, and each reads the question and the answers of all before it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from kvcomm_agents.errors import ConfigError
 from kvcomm_agents.models.loading import LoadedModel
 from kvcomm_agents.request import Message
-from kvcomm_agents.text.prompt import PromptRenderer
+from kvcomm_agents.text.prompt import PromptRenderer, Rendered
 
 from .data import load_rows
 
@@ -30,7 +30,7 @@ class Call:
         request: which conversation it belongs to.
         agent: who calls.
         ids: the prompt.
-        output: the answer; every column is fed these tokens, whatever it would have said.
+        output: the answer; whoever serves it is fed these tokens, whatever it would have said.
         cuts: where the messages of the prompt begin and end.
         continues: the agent's next prompt may begin with this prompt and this answer.
     """
@@ -43,6 +43,11 @@ class Call:
     continues: bool = False
 
 
+def cuts_of(rendered: Rendered) -> tuple[int, ...]:
+    """Where the messages of a rendered prompt begin and end."""
+    return tuple(edge for part in rendered.parts for edge in (part.start, part.stop))
+
+
 @dataclass(frozen=True, slots=True)
 class Protocol:
     """Lengths in tokens: of each agent's own instructions, of the question, and of every answer."""
@@ -53,9 +58,9 @@ class Protocol:
     output: int = 512
 
     def __post_init__(self) -> None:
-        for name in ("agents", "prefix", "question", "output"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        for field in fields(self):
+            if getattr(self, field.name) < 1:
+                raise ConfigError(f"{field.name}={getattr(self, field.name)} must be at least 1")
 
     def __str__(self) -> str:
         return f"{self.agents} agents, prefix {self.prefix}, question {self.question}, output {self.output}"
@@ -66,14 +71,13 @@ class Stream:
 
     Args:
         name: in messages.
-        loaded: whose tokenizer.
+        words: text to token ids.
         texts: one after the other.
     """
 
-    def __init__(self, name: str, loaded: LoadedModel, texts: Iterator[str]) -> None:
-        self.name, self._loaded, self._texts = name, loaded, texts
+    def __init__(self, name: str, words: Callable[[str], tuple[int, ...]], texts: Iterator[str]) -> None:
+        self.name, self._words, self._texts = name, words, texts
         self._ids: list[int] = []
-        self._at = 0
 
     def take(self, tokens: int) -> tuple[int, ...]:
         """The next tokens.
@@ -81,17 +85,15 @@ class Stream:
         Raises:
             ConfigError: there are no more.
         """
-        while len(self._ids) - self._at < tokens:
+        while len(self._ids) < tokens:
             text = next(self._texts, None)
             if text is None:
-                left = len(self._ids) - self._at
                 raise ConfigError(
-                    f"the {self.name} of the data end: {left} tokens are left and {tokens} are needed; ask for"
-                    " fewer requests, fewer agents or shorter texts"
+                    f"the {self.name} of the data end: {len(self._ids)} tokens are left and {tokens} are needed;"
+                    " ask for fewer requests, fewer agents or shorter texts"
                 )
-            self._ids += self._loaded.tokenizer(text + "\n\n", add_special_tokens=False)["input_ids"]
-        piece = tuple(self._ids[self._at : self._at + tokens])
-        self._at += tokens
+            self._ids += self._words(text + "\n\n")
+        piece, self._ids = tuple(self._ids[:tokens]), self._ids[tokens:]
         return piece
 
 
@@ -112,50 +114,47 @@ def protocol_calls(
     Raises:
         ConfigError: the data is not there, or ends before.
     """
-    logs = load_rows("autogen", folder)
-    own = Stream("system prompts", loaded, (str(text) for row in logs for text in row["system_prompt"].values()))
-    said = Stream("answers", loaded, (str(turn["content"]) for row in logs for turn in row["history"]))
+    logs, words = load_rows("autogen", folder), tokens_of(loaded)
+    own = Stream("system prompts", words, (str(text) for row in logs for text in row["system_prompt"].values()))
+    said = Stream("answers", words, (str(turn["content"]) for row in logs for turn in row["history"]))
     asked = Stream(
         "passages",
-        loaded,
+        words,
         (
             "\n\n".join((*(str(passage["text"]) for passage in row["ctxs"]), str(row["question"])))
             for row in load_rows("musique", folder)
         ),
     )
-    begin, middle, end = frame(loaded)
-    words = _words(loaded)
     prefixes = [own.take(protocol.prefix) for _ in range(protocol.agents)]
     found = []
     for request in range(requests):
-        question, answers, calls = asked.take(protocol.question), list[tuple[int, ...]](), list[Call]()
+        user, calls = (*words(OPENING), *asked.take(protocol.question)), list[Call]()
         for number, prefix in enumerate(prefixes, 1):
-            user = [*words(OPENING), *question]
-            for place, answer in enumerate(answers, 1):
-                user += [*words(f"\n\nThe output of agent {place} is as follows:\n"), *answer]
-            user += words(CLOSING)
-            ids = (*begin, *prefix, *middle, *user, *end)
-            first = len(begin) + len(prefix) + len(middle)
-            cuts = (len(begin), len(begin) + len(prefix), first, first + len(user))
-            answers.append(said.take(protocol.output))
-            calls.append(Call(request, f"agent {number}", ids, answers[-1], cuts))
+            answer = said.take(protocol.output)
+            calls.append(framed(loaded, request, f"agent {number}", prefix, (*user, *words(CLOSING)), answer))
+            user = (*user, *words(f"\n\nThe output of agent {number} is as follows:\n"), *answer)
         found.append(calls)
     return found
 
 
-def frame(loaded: LoadedModel) -> tuple[tuple[int, ...], ...]:
-    """What the chat template puts before, between and behind the contents of a system and a user message."""
+def framed(
+    loaded: LoadedModel,
+    request: int,
+    agent: str,
+    system: Sequence[int],
+    user: Sequence[int],
+    output: Sequence[int],
+) -> Call:
+    """A call whose two messages are given as token ids, in the frame of the chat template."""
     text = PromptRenderer(loaded.tokenizer).text([Message("system", _SYSTEM), Message("user", _USER)])
     before, _, rest = text.partition(_SYSTEM)
     between, _, behind = rest.partition(_USER)
-    words = _words(loaded)
-    return words(before), words(between), words(behind)
+    begin, middle, end = map(tokens_of(loaded), (before, between, behind))
+    first = len(begin) + len(system) + len(middle)
+    cuts = (len(begin), len(begin) + len(system), first, first + len(user))
+    return Call(request, agent, (*begin, *system, *middle, *user, *end), tuple(output), cuts)
 
 
-def _words(loaded: LoadedModel) -> Callable[[str], tuple[int, ...]]:
+def tokens_of(loaded: LoadedModel) -> Callable[[str], tuple[int, ...]]:
+    """What makes token ids of a text, without special tokens."""
     return lambda text: tuple(loaded.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def longest(requests: Sequence[Sequence[Call]]) -> int:
-    """Tokens of the longest context."""
-    return max(len(call.ids) + len(call.output) for calls in requests for call in calls)

@@ -9,6 +9,24 @@ import pytest
 import torch
 from conftest import tiny_model
 
+from benchmarks import served
+from benchmarks.session import Session
+from kvcomm_agents.config import ReuseConfig
+from kvcomm_agents.correction.embedding import TOKEN_MEAN
+
+
+@pytest.fixture(autouse=True)
+def _apart(monkeypatch, tmp_path):
+    """What is kept stays here, and spans are embedded by the model itself."""
+    monkeypatch.setenv("KVCOMM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(served, "EMBEDDER", TOKEN_MEAN)
+
+
+@pytest.fixture
+def lenient(monkeypatch):
+    """A guard that lets much through, also where texts are short."""
+    monkeypatch.setattr(served, "POLICY", ReuseConfig(max_divergence=50.0, min_placed=12))
+
 
 @pytest.fixture(scope="session")
 def writer():
@@ -19,6 +37,31 @@ def writer():
     with torch.no_grad():
         head[[token for token in range(head.shape[0]) if token not in letters]] = 0.0
     return loaded
+
+
+@pytest.fixture
+def session(writer):
+    """A run on that model, and what it was told."""
+    said = []
+    made = Session(lambda: writer, say=said.append)
+    made.said = said
+    return made
+
+
+@pytest.fixture
+def questions(tmp_path):
+    """A folder with short questions."""
+    where = tmp_path / "questions"
+    where.mkdir()
+    for name, rows in {
+        "gsm8k": [{"question": f"How many {thing} fit into {n} boxes?"} for n in range(3, 5) for thing in THINGS],
+        "humaneval": [{"prompt": f"def f{n}(x): return x + {n}  # and then?"} for n in range(3)],
+    }.items():
+        (where / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return where
+
+
+THINGS = ("apples", "pears", "old hats", "plums", "quinces", "nuts")
 
 
 def prose(rng, words=60):

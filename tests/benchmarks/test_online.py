@@ -4,13 +4,12 @@ import json
 
 import pytest
 
+from benchmarks import online
 from benchmarks.chain import Chain
-from benchmarks.plots import plot_fidelity, plot_stream
-from benchmarks.shift import REGISTERS, Phase, online
+from benchmarks.online import REGISTERS, Phase, measure_online, tables
+from benchmarks.options import ShiftOptions, StreamOptions
+from benchmarks.plots.fidelity import plot_fidelity, plot_online
 from benchmarks.team import Role, chain
-from kvcomm_agents.backends.transformers.runner import Runner
-from kvcomm_agents.config import ReuseConfig
-from kvcomm_agents.correction.embedding import TOKEN_MEAN
 from kvcomm_agents.errors import ConfigError
 
 ROLES = (Role("Alpha", "Say what you think."), Role("Beta", "Check the others."))
@@ -20,17 +19,9 @@ PHASES = (
 )
 
 
-@pytest.fixture
-def report(writer, tmp_path):
-    team = Chain(writer, Runner(writer.model), chain(ROLES), max_new=14, folder=tmp_path)
-    return {
-        "model": "tiny",
-        "data": "own",
-        **online(team, PHASES, ReuseConfig(max_divergence=50.0, min_placed=12), TOKEN_MEAN),
-    }
-
-
-def test_every_phase_and_question_is_told_of(report, tmp_path):
+def test_every_phase_and_question_is_told_of(session, lenient, tmp_path):
+    team = Chain(session.loaded, chain(ROLES), max_new=14)
+    report = {**session.described, "data": "own", **measure_online(team, PHASES, session)}
     report = json.loads(json.dumps(report))
     assert [(phase["name"], phase["questions"], phase["n"]) for phase in report["phases"]] == [
         ("one", 8, 8),
@@ -40,9 +31,20 @@ def test_every_phase_and_question_is_told_of(report, tmp_path):
     assert report["questions"][0]["reused_share"] == 0
     assert report["questions"][0]["computed_fraction"] > 0.9
     assert any(question["reused_share"] > 0 for question in report["questions"][4:])
+    (table,) = tables(report)
+    assert [row[0] for row in table.rows] == ["one", "two"]
     pytest.importorskip("matplotlib")
-    plot_stream(report, tmp_path / "stream.png")
+    plot_online(report, tmp_path / "stream.png")
     assert (tmp_path / "stream.png").stat().st_size > 1000
+
+
+def test_a_stream_is_told_of_in_quarters_and_a_shift_in_kinds_of_text(session, questions, monkeypatch):
+    monkeypatch.setattr(online, "chain", lambda: chain(ROLES))
+    monkeypatch.setattr(online, "Chain", lambda *args, **more: Chain(*args, max_new=4, **more))
+    stream = online.measure(StreamOptions(data=questions, evaluation=6), session)
+    assert [(phase["name"], phase["n"]) for phase in stream["phases"]] == [("1 to 2", 2), ("3 to 4", 2), ("5 to 6", 2)]
+    shift = online.measure(ShiftOptions(data=questions, warmup=2, evaluation=1), session)
+    assert [phase["questions"] for phase in shift["phases"]] == [2, 1, 1, 1]
 
 
 def test_own_texts_are_twelve_and_differ():

@@ -4,16 +4,19 @@ import json
 
 import pytest
 
-from benchmarks.calls import Protocol, longest, protocol_calls
-from benchmarks.columns import Column, First, LostColumnError, Rest
+from benchmarks import served, ttft
+from benchmarks.calls import Protocol, protocol_calls
+from benchmarks.columns import Column, LostColumnError, Served
+from benchmarks.figures import figures_of, measure_floors
 from benchmarks.logs import replay_calls
-from benchmarks.ours import NAMES, make_column
+from benchmarks.options import TtftOptions
 from benchmarks.peers import NAMES as PEERS
 from benchmarks.peers import PeerSetting, start_peers
+from benchmarks.plots.speed import plot_ttft
+from benchmarks.runs import serve_all
+from benchmarks.served import NAMES, make_column
+from benchmarks.session import Session
 from benchmarks.shapes import random_model
-from benchmarks.speed import measure_floors, report
-from benchmarks.speedplots import plot_ttft
-from benchmarks.ttft import run
 from kvcomm_agents.correction.embedding import TOKEN_MEAN
 from kvcomm_agents.errors import ConfigError
 
@@ -24,8 +27,10 @@ PROTOCOL = Protocol(agents=3, prefix=40, question=60, output=30)
 def found(tiny, logs_folder):
     loaded = tiny("llama")
     calls = protocol_calls(loaded, PROTOCOL, 6, logs_folder)
-    columns = [make_column(name, loaded, TOKEN_MEAN) for name in NAMES]
-    return loaded, columns, run(columns, calls, cold=4, positions=8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(served, "EMBEDDER", TOKEN_MEAN)
+        columns = [make_column(name, loaded) for name in NAMES]
+    return loaded, serve_all(columns, calls, cold=4, positions=8)
 
 
 def test_lengths_are_what_was_asked_for_and_answers_stand_in_later_prompts(tiny, logs_folder):
@@ -37,7 +42,6 @@ def test_lengths_are_what_was_asked_for_and_answers_stand_in_later_prompts(tiny,
             text = " ".join(map(str, call.ids))
             for before in calls[:place]:
                 assert " ".join(map(str, before.output)) in text
-    assert longest([calls]) == grown[2] + 30
 
 
 def test_a_run_that_needs_more_text_than_there_is_says_so(tiny, logs_folder):
@@ -48,31 +52,30 @@ def test_a_run_that_needs_more_text_than_there_is_says_so(tiny, logs_folder):
 
 
 def test_every_column_serves_the_same_calls_and_exact_ones_say_the_same(found):
-    _, _, served = found
-    for call in {id(row.call): row.call for row in served.steady}.values():
-        rows = {row.column: row for row in served.steady if row.call is call}
+    _, run = found
+    for call in {id(row.call): row.call for row in run.steady}.values():
+        rows = {row.column: row for row in run.steady if row.call is call}
         assert set(rows) == set(NAMES)
-        assert len({rows[name].first.token for name in ("generate", "dense", "prefix", "exact")}) == 1
+        assert len({rows[name].served.token for name in ("generate", "dense", "prefix", "exact")}) == 1
         for row in rows.values():
-            assert row.first.computed + row.first.exact + row.first.corrected == len(call.ids)
-            assert row.first.ttft_s >= row.first.forward_s
-        assert rows["prefix"].first.exact >= PROTOCOL.prefix
-        assert rows["exact"].first.corrected == 0
+            assert row.served.computed + row.served.exact + row.served.corrected == len(call.ids)
+            assert row.served.ttft_s >= row.served.forward_s
+        assert rows["prefix"].served.exact >= PROTOCOL.prefix
+        assert rows["exact"].served.corrected == 0
 
 
 def test_corrected_reuse_places_what_others_said_and_its_divergence_is_of_this_run(found):
-    _, _, served = found
-    later = [row for row in served.steady if row.column == "corrected" and row.call.agent != "agent 1"]
-    assert all(row.first.corrected >= PROTOCOL.output for row in later)
+    _, run = found
+    later = [row for row in run.steady if row.column == "corrected" and row.call.agent != "agent 1"]
+    assert all(row.served.corrected >= PROTOCOL.output for row in later)
     assert all(row.kl is not None and row.kl > 0 for row in later)
-    assert all(row.kl == 0 for row in served.steady if row.column in ("dense", "exact"))
+    assert all(row.kl == 0 for row in run.steady if row.column in ("dense", "exact"))
 
 
 def test_in_the_cold_phase_only_those_who_learn_are_shown_and_their_hidden_work_is_charged(found):
-    loaded, columns, served = found
-    assert {row.column for row in served.cold} == {"guarded", "corrected"}
-    figures = report(loaded, columns, served, {"what": "tiny", "replay": None}, 8, measure_floors(loaded, served))
-    figures = json.loads(json.dumps(figures))
+    loaded, run = found
+    assert {row.column for row in run.cold} == {"guarded", "corrected"}
+    figures = json.loads(json.dumps(figures_of(loaded, run, measure_floors(loaded, run))))
     all_of_it = figures["charged"]["guarded"]["all"]
     assert all_of_it["calls"] == 18
     assert all_of_it["passes"] > 0
@@ -87,12 +90,30 @@ def test_in_the_cold_phase_only_those_who_learn_are_shown_and_their_hidden_work_
     assert not {"dense", "prefix"} & set(figures["agents"][2]["floor"])
 
 
-def test_figure(found, tmp_path):
+def test_the_command_measures_shows_and_draws(tiny, logs_folder, tmp_path):
+    small = {"agents": 2, "prefix": 40, "question": 60, "output": 30, "cold": 3, "steady": 1, "data": logs_folder}
+    options = TtftOptions(columns="dense,prefix,corrected", peers="vllm", **small)
+    report = json.loads(json.dumps(ttft.measure(options, Session(lambda: tiny("llama")))))
+    assert list(report["columns"]) == ["dense", "prefix", "corrected"]
+    assert "vllm" in report["skipped"]
+    assert "paper_speedup_over_dense" not in report
+    *shown, last = ttft.tables(report)
+    assert len(shown) == 7
+    assert shown[0].rows[1][:2] == ["agent 2", str(report["agents"][1]["prompt"])]
+    assert last.startswith("vllm was skipped")
     pytest.importorskip("matplotlib")
-    loaded, columns, served = found
-    figures = report(loaded, columns, served, {"what": "tiny", "replay": None}, 8, measure_floors(loaded, served))
-    plot_ttft(json.loads(json.dumps(figures)), tmp_path / "ttft.png")
+    plot_ttft(report, tmp_path / "ttft.png")
     assert (tmp_path / "ttft.png").stat().st_size > 1000
+
+
+def test_logs_are_replayed_from_a_cold_start(tiny, logs_folder, tmp_path):
+    options = TtftOptions(columns="dense,exact", peers="none", replay="autogen", logs=2, data=logs_folder)
+    report = ttft.measure(options, Session(lambda: tiny("llama")))
+    assert report["setting"]["what"] == "2 logs of autogen, contexts up to 4096 tokens"
+    assert len(report["steady"]) == 2 * 6
+    assert len(list(ttft.tables(report))) == 4
+    with pytest.raises(ConfigError, match="raise --limit"):
+        ttft.measure(TtftOptions(replay="autogen", logs=1, limit=20, data=logs_folder), Session(lambda: tiny("llama")))
 
 
 def test_a_replay_calls_agents_as_the_app_did(tiny, logs_folder):
@@ -112,10 +133,10 @@ def test_a_replay_calls_agents_as_the_app_did(tiny, logs_folder):
 
 def test_growing_conversations_are_found_by_the_prefix_cache(tiny, logs_folder):
     loaded = tiny("llama")
-    columns = [make_column(name, loaded, TOKEN_MEAN) for name in ("dense", "prefix", "exact")]
-    served = run(columns, replay_calls(loaded, "autogen", 1, logs_folder), cold=0)
-    again = [row for row in served.steady if row.call.agent == "Coder"][-3:]
-    by_column = {row.column: row.first for row in again}
+    columns = [make_column(name, loaded) for name in ("dense", "prefix", "exact")]
+    run = serve_all(columns, replay_calls(loaded, "autogen", 1, logs_folder))
+    again = [row for row in run.steady if row.call.agent == "Coder"][-3:]
+    by_column = {row.column: row.served for row in again}
     own = len(again[0].call.output)
     assert by_column["prefix"].exact == by_column["exact"].exact > own
     assert by_column["prefix"].token == by_column["dense"].token
@@ -132,8 +153,6 @@ def test_peers_that_are_not_here_are_skipped_with_a_reason(tiny, tmp_path):
     assert "folder" in skipped["vllm"]
     _, skipped = start_peers(("llama.cpp",), tiny("llama"), PeerSetting(llama_server=str(broken)))
     assert "--gguf" in skipped["llama.cpp"]
-    with pytest.raises(ConfigError, match="no peer"):
-        start_peers(("other",), tiny("llama"), setting)
 
 
 class Mortal(Column):
@@ -146,23 +165,24 @@ class Mortal(Column):
         self.left -= 1
         if self.left < 0:
             raise LostColumnError("it is gone")
-        return First(1.0, computed=len(call.ids))
+        return Served(1.0, computed=len(call.ids))
 
-    def rest(self, call, positions):
-        return Rest()
+    def rest(self, call, first, positions):
+        return first
 
 
 def test_a_peer_that_is_lost_leaves_the_others_alone(tiny, logs_folder):
     loaded = tiny("llama")
     calls = replay_calls(loaded, "autogen", 1, logs_folder)
-    served = run([make_column("dense", loaded), Mortal()], calls, cold=0)
-    assert served.lost == {"mortal": "it is gone"}
-    assert "mortal" not in served.held
-    assert [row.column for row in served.steady] == ["dense"] * len(calls[0])
+    run = serve_all([make_column("dense", loaded), Mortal()], calls)
+    assert run.lost == {"mortal": "it is gone"}
+    assert "mortal" not in run.held
+    assert [row.column for row in run.steady] == ["dense"] * len(calls[0])
 
 
-def test_unknown_names_are_refused(tiny):
-    with pytest.raises(ConfigError, match="choose from"):
-        make_column("other", tiny("llama"))
+@pytest.mark.parametrize(("field", "word"), [("columns", "column other"), ("peers", "peer other")])
+def test_unknown_names_are_refused(tiny, field, word):
+    with pytest.raises(ConfigError, match=f"no {word}; choose from"):
+        ttft.measure(TtftOptions(**{field: "other"}), Session(lambda: tiny("llama")))
     with pytest.raises(ConfigError, match="llama-8b"):
         random_model("other")

@@ -5,17 +5,17 @@ import json
 import pytest
 import torch
 
+from benchmarks import judges
 from benchmarks.chain import Chain
-from benchmarks.judges import JUDGES, LETTERS, ORDERS, Jury, contest, judge
-from kvcomm_agents.backends.transformers.runner import Runner
-from kvcomm_agents.correction.embedding import TOKEN_MEAN
+from benchmarks.judges import JUDGES, LETTERS, ORDERS, Jury, contest
+from benchmarks.options import JudgesOptions
 
 QUESTIONS = tuple(f"What costs {n} crowns at the market?" for n in (3, 8, 11))
 
 
 @pytest.fixture
-def trial(writer, tmp_path):
-    return Chain(writer, Runner(writer.model), contest(), max_new=14, folder=tmp_path, silent=JUDGES)
+def trial(writer):
+    return Chain(writer, contest(), max_new=14, silent=JUDGES)
 
 
 def test_each_judge_reads_every_answer_in_its_order(trial):
@@ -41,9 +41,11 @@ def test_a_pick_is_the_likeliest_letter(trial):
     assert (jury.pick(JUDGES[1], logits).place, jury.pick(JUDGES[1], logits).solver) == (2, 3)
 
 
-def test_exact_strategies_and_the_guard_always_agree(trial):
+def test_exact_strategies_and_the_guard_always_agree(session, questions, monkeypatch):
+    monkeypatch.setattr(judges, "Chain", lambda *args, **more: Chain(*args, max_new=14, **more))
     names = ("dense", "prefix", "none", "linear_tail", "blend10", "guarded")
-    report = json.loads(json.dumps(judge(trial, QUESTIONS, 1, names, embedder=TOKEN_MEAN)))
+    options = JudgesOptions(data=questions, warmup=1, evaluation=2, strategies=",".join(names))
+    report = json.loads(json.dumps(judges.measure(options, session)))
     assert (report["warmup"], report["eval"]) == (1, 2)
     assert set(report["strategies"]) == set(names)
     for name in ("dense", "prefix", "guarded"):
@@ -51,3 +53,6 @@ def test_exact_strategies_and_the_guard_always_agree(trial):
     assert all(one["n"] == 4 and 0 <= one["judge_consistency"] <= 1 for one in report["strategies"].values())
     assert 0 <= report["dense_judge"]["same_answer"] <= 1
     assert all(set(places) <= set(LETTERS) for places in report["dense_judge"]["places"].values())
+    said, table = judges.tables(report)
+    assert "same answer" in said
+    assert [row[0] for row in table.rows] == list(names)

@@ -6,19 +6,22 @@ would, and is then compared with its dense run.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from kvcomm_agents.config import ReuseConfig
-
+from . import served
 from .chain import Chain
-from .fidelity import serve
-from .measure import Row
-from .replay import Replay
+from .data import load_questions
+from .fidelity import serve_guarded
+from .options import ShiftOptions, StreamOptions
+from .rows import Row, mean
+from .session import Report, Session, Table, title
+from .team import chain
 
 REGISTERS = (
     "Eine Bäckerei verkauft am Vormittag 36 Brötchen zu je 45 Cent und am Nachmittag 24 Brote zu je 3,20 Euro. Wie viel"
@@ -58,44 +61,39 @@ class Phase:
     questions: tuple[str, ...]
 
 
-def online(
-    chain: Chain,
-    phases: Sequence[Phase],
-    reuse: ReuseConfig | None = None,
-    embedder: str | None = None,
-    tell: Callable[[str, int, int], None] = lambda stage, done, total: None,
-) -> dict[str, Any]:
-    """Serve all phases in turn with one memory.
+def measure(options: ShiftOptions | StreamOptions, session: Session) -> Report:
+    """Phases of one kind of text each, or quarters of a stream."""
+    if isinstance(options, StreamOptions):
+        data, count, step = options.questions, options.evaluation, -(-options.evaluation // 4)
+        texts = load_questions(data, count, options.data)
+        phases = [
+            Phase(f"{at + 1} to {min(at + step, count)}", tuple(texts[at : at + step])) for at in range(0, count, step)
+        ]
+    else:
+        data, count = "gsm8k, humaneval, own texts", options.evaluation
+        texts = load_questions("gsm8k", options.warmup + count, options.data)
+        phases = [
+            Phase("GSM8K", tuple(texts[: options.warmup])),
+            Phase("HumanEval", tuple(load_questions("humaneval", count, options.data))),
+            Phase("languages and registers", REGISTERS[:count]),
+            Phase("GSM8K again", tuple(texts[options.warmup :])),
+        ]
+    asked = Chain(session.loaded, chain(), say=session.say)
+    return {**session.described, "data": data, **measure_online(asked, phases, session)}
 
-    Args:
-        chain: whose requests.
-        phases: in order.
-        reuse: the policy.
-        embedder: as in `EngineConfig`.
-        tell: hears of progress.
 
-    Returns:
-        `max_divergence`, `phases` and `questions`. Agents that read nobody are left out.
-    """
-    reuse = reuse or ReuseConfig()
-    texts = [text for phase in phases for text in phase.questions]
-    instances = chain.run(texts, lambda done: tell("dense answers", done, len(texts)))
-    replay = Replay(chain.loaded, reuse, embedder)
-    served: list[list[Row]] = []
-    for index, question in enumerate(instances):
-        rows = [serve(replay, instance) for instance in question]
-        served.append(rows[1:])
-        tell("guarded", index + 1, len(texts))
-    found, at = [], 0
+def measure_online(asked: Chain, phases: Sequence[Phase], session: Session) -> dict[str, Any]:
+    """Serve all phases in turn with one memory. The first agent, which reads nobody, is left out."""
+    instances = asked.run([text for phase in phases for text in phase.questions], session.tell)
+    by_question: list[list[Row]] = [[] for _ in instances]
+    for row in serve_guarded(asked, instances, session):
+        if row.agent != asked.agents[0].name:
+            by_question[row.question].append(row)
+    figures, left, bound = [], iter(by_question), served.POLICY.max_divergence
     for phase in phases:
-        rows = [row for question in served[at : at + len(phase.questions)] for row in question]
-        found.append({"name": phase.name, "questions": len(phase.questions), **_phase(rows, reuse.max_divergence)})
-        at += len(phase.questions)
-    return {
-        "max_divergence": reuse.max_divergence,
-        "phases": found,
-        "questions": [_question(rows) for rows in served],
-    }
+        rows = [row for question in itertools.islice(left, len(phase.questions)) for row in question]
+        figures.append({"name": phase.name, "questions": len(phase.questions), **_phase(rows, bound)})
+    return {"max_divergence": bound, "phases": figures, "questions": [_question(rows) for rows in by_question]}
 
 
 def _phase(rows: Sequence[Row], bound: float) -> dict[str, Any]:
@@ -104,15 +102,15 @@ def _phase(rows: Sequence[Row], bound: float) -> dict[str, Any]:
     kl = [row.kl_mean for row in rows]
     return {
         "n": len(rows),
-        "kl_mean": float(np.mean(kl)),
-        "kl_first": float(np.mean([row.kl_first for row in rows])),
+        "kl_mean": mean(kl),
+        "kl_first": mean(row.kl_first for row in rows),
         "kl_p90": float(np.quantile(kl, 0.9)),
-        "kl_max": float(np.max(kl)),
-        "kl_mean_of_reused": float(np.mean([row.kl_mean for row in reused])) if reused else None,
+        "kl_max": max(kl),
+        "kl_mean_of_reused": mean(row.kl_mean for row in reused),
         "computed_fraction": sum(row.computed for row in rows) / sum(row.prompt for row in rows),
         "reused_share": len(reused) / len(rows),
         "rungs": dict(Counter(str(row.extra["rung"]) for row in rows)),
-        "within_bound": float(np.mean([row.kl_mean <= bound for row in reused])) if reused else None,
+        "within_bound": mean(row.kl_mean <= bound for row in reused),
         "audited": len(audited),
         "audited_over_bound": sum(row.kl_mean > bound for row in audited),
     }
@@ -126,9 +124,25 @@ def _question(rows: Sequence[Row]) -> dict[str, Any]:
         "reused_share": len(reused) / len(rows),
         "computed_fraction": sum(row.computed for row in rows) / prompt,
         "prefix_only_fraction": sum(row.prompt - row.prefix for row in rows) / prompt,
-        "kl_mean": float(np.mean([row.kl_mean for row in rows])),
+        "kl_mean": mean(row.kl_mean for row in rows),
         "predicted": [row.extra["predicted"] for row in reused],
         "true": [row.kl_mean for row in reused],
         "audited_kl": [row.kl_mean for row in reused if row.extra["audited"]],
         "rungs": [row.extra["rung"] for row in rows],
     }
+
+
+def tables(report: Mapping[str, Any]) -> Iterator[Table]:
+    """A row a phase."""
+    columns = {
+        "questions": "name",
+        "n": "n",
+        "reused": "reused_share:.0%",
+        "computed": "computed_fraction:.1%",
+        "KL": "kl_mean:.4f",
+        "p90": "kl_p90:.4f",
+        "max": "kl_max:.4f",
+        "audits": "audited",
+        "over": "audited_over_bound",
+    }
+    yield Table(title(report, f"guarded, bound {report['max_divergence']}"), columns, report["phases"])
