@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,12 +12,13 @@ from torch import Tensor
 
 from kvcomm_agents.backends.transformers.cache import PlanCache
 from kvcomm_agents.backends.transformers.runner import PrefillResult, Runner
+from kvcomm_agents.backends.transformers.scores import FullScores
 from kvcomm_agents.config import MiB, ReuseConfig
 from kvcomm_agents.errors import KVCommError
 from kvcomm_agents.kv.prefix_cache import PrefixCache
 from kvcomm_agents.models.loading import LoadedModel
 from kvcomm_agents.plan import PrefillPlan
-from kvcomm_agents.planning.ladder import prefix_plan, prefix_runs
+from kvcomm_agents.planning.ladder import find_prefix, prefix_plan
 
 from .calls import Call
 
@@ -48,10 +48,9 @@ class Served:
         audited: it is audited.
         token: the first token.
         donors_s, prepare_s, audit_s, learn_s: hidden work, afterwards: copying KV into the stores; embeddings
-            and corrections for those who will read the answer; forward passes of audits and trials; anchors, maps
-            and the guard.
-        passes: how many forward passes those were.
-        logits: `[positions, vocabulary]` that predicted the first tokens of the answer, if asked for.
+            and corrections for those who will read the answer; audits and trials; anchors, maps and the guard.
+        passes: forward passes of the hidden work.
+        scores: distributions that predicted the first tokens of the answer, if they were asked for.
     """
 
     ttft_s: float
@@ -72,7 +71,7 @@ class Served:
     audit_s: float = 0.0
     learn_s: float = 0.0
     passes: int = 0
-    logits: Tensor | None = None
+    scores: FullScores | None = None
 
     @property
     def other_s(self) -> float:
@@ -85,6 +84,21 @@ class Served:
         return self.donors_s + self.prepare_s + self.audit_s + self.learn_s
 
 
+def first_token(started: float, result: PrefillResult, plan: PrefillPlan, **more: Any) -> Served:
+    """The first token is chosen, and the clock stops."""
+    token = int(result.logits[-1].argmax())
+    return Served(
+        time.perf_counter() - started,
+        assemble_s=result.assemble_s,
+        forward_s=result.forward_s,
+        computed=plan.computed_tokens,
+        exact=plan.placed_tokens(exact=True),
+        corrected=plan.placed_tokens(exact=False),
+        token=token,
+        **more,
+    )
+
+
 class Column(ABC):
     """One way of serving calls, with a store of its own."""
 
@@ -93,7 +107,7 @@ class Column(ABC):
     stateless = False
 
     def serve(self, call: Call, positions: int = 0) -> Served:
-        """A call, and then what nobody waits for; logits of the first `positions` tokens of the answer (0: none)."""
+        """A call, and then what nobody waits for; scores of the first `positions` tokens of the answer (0: none)."""
         busy = time.process_time()
         first = self.first(call)
         return self.rest(call, replace(first, cpu_s=time.process_time() - busy), positions)
@@ -156,71 +170,36 @@ class Plain(Column):
 
     def first(self, call: Call) -> Served:
         """The first token."""
-        started, match = time.perf_counter(), 0.0
-        plan = prefix_plan(len(call.ids), [])
-        if self.store:
-            hits = self.store.match(NAMESPACE, call.ids[:-1], exact=True)
-            plan = prefix_plan(len(call.ids), prefix_runs(hits, ReuseConfig().min_prefix))
-            match = time.perf_counter() - started
+        started, least = time.perf_counter(), ReuseConfig().min_prefix
+        prefix = find_prefix(self.store, NAMESPACE, call.ids, least, exact=True) if self.store else []
+        plan = prefix_plan(len(call.ids), prefix)
+        match = time.perf_counter() - started if self.store else 0.0
         cache = self.runner.open(len(call.ids) + len(call.output))
         result = self.runner.prefill(cache, call.ids, plan)
         self._open = cache, result.logits
-        return first_token(started, result, plan, match_s=match, rung="exact" if plan.placed else "dense")
+        return first_token(started, result, plan, match_s=match, rung="exact" if prefix else "dense")
 
     def rest(self, call: Call, first: Served, positions: int) -> Served:
-        """Dense gives the logits; for a prefix cache the context is stored, with the answer if the chat goes on."""
+        """Dense gives the scores; for a prefix cache the context is stored, with the answer if the chat goes on."""
         if self._open is None:
             raise RuntimeError("rest() before first()")
-        cache, prompt = self._open
-        if not self.store:
-            logits = spoken(self.runner, cache, call.output[: max(0, positions - 1)], prompt, positions)
-            self.runner.close(cache)
-            return replace(first, logits=logits)
-        known = (*call.ids, *call.output) if call.continues else call.ids
-        if call.continues:
-            self.runner.extend(cache, call.output)
-        started = time.perf_counter()
-        self.store.insert(NAMESPACE, known, len(known), cache.capture)
-        seconds = time.perf_counter() - started
+        cache, logits = self._open
+        if self.store:
+            known = (*call.ids, *call.output) if call.continues else call.ids
+            if call.continues:
+                self.runner.extend(cache, call.output)
+            started = time.perf_counter()
+            self.store.insert(NAMESPACE, known, len(known), cache.capture)
+            first = replace(first, donors_s=time.perf_counter() - started)
+        elif positions:
+            said = call.output[: positions - 1]
+            rows = [logits, self.runner.extend(cache, said, len(said))] if said else [logits]
+            first = replace(first, scores=FullScores(torch.cat(rows)))
         self.runner.close(cache)
-        return replace(first, donors_s=seconds)
+        return first
 
     @property
     def held_bytes(self) -> int:
         """Bytes of stored KV."""
         stats = self.store.stats() if self.store else None
         return stats.device_bytes + stats.host_bytes if stats else 0
-
-
-def spoken(runner: Runner, cache: PlanCache, output: Sequence[int], prompt: Tensor, positions: int) -> Tensor | None:
-    """Feed an answer to a context: logits `[positions or fewer, vocabulary]` that predicted its first tokens.
-
-    Args:
-        runner: of the model.
-        cache: holds the prompt.
-        output: the answer.
-        prompt: logits `[1, vocabulary]` behind the prompt.
-        positions: how many are wanted; 0 returns `None`.
-    """
-    head, tail = output[: max(0, positions - 1)], output[max(0, positions - 1) :]
-    logits = [prompt[-1:]]
-    if head:
-        logits.append(runner.extend(cache, head, len(head)))
-    if tail:
-        runner.extend(cache, tail)
-    return torch.cat(logits) if positions else None
-
-
-def first_token(started: float, result: PrefillResult, plan: PrefillPlan, **more: Any) -> Served:
-    """The first token is chosen, and the clock stops."""
-    token = int(result.logits[-1].argmax())
-    return Served(
-        time.perf_counter() - started,
-        assemble_s=result.assemble_s,
-        forward_s=result.forward_s,
-        computed=plan.computed_tokens,
-        exact=plan.placed_tokens(exact=True),
-        corrected=plan.placed_tokens(exact=False),
-        token=token,
-        **more,
-    )

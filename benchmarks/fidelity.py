@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from kvcomm_agents.planning.divergence import divergence
+from kvcomm_agents.backends.transformers.scores import divergence
 
 from . import served
 from .chain import Chain, Instance

@@ -115,11 +115,12 @@ def measure(options: JudgesOptions, session: Session) -> Report:
         dense.append({judge: jury.pick(judge, cases[judge].logits) for judge in JUDGES})
         for judge in JUDGES:
             for name in strategies:
-                if name == GUARDED:
-                    logits = served[judge].logits if served[judge].corrected else cases[judge].logits
-                else:
+                logits = cases[judge].logits
+                if name != GUARDED:
                     logits = logits_of(cases[judge], STRATEGIES[name](cases[judge], learned), learned)
-                same[name][judge] += logits is not None and jury.pick(judge, logits) == dense[-1][judge]
+                elif served[judge].corrected and (scores := served[judge].scores):
+                    logits = scores.logits
+                same[name][judge] += jury.pick(judge, logits) == dense[-1][judge]
         session.tell("judges", index + 1, len(questions))
     return {
         **session.described,

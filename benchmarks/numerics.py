@@ -20,12 +20,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from kvcomm_agents.backends.transformers.forced import forced
 from kvcomm_agents.backends.transformers.packing import packed_mask
 from kvcomm_agents.backends.transformers.runner import Runner
+from kvcomm_agents.backends.transformers.scores import divergence
 from kvcomm_agents.errors import ConfigError
 from kvcomm_agents.kv.block import KVBlock
 from kvcomm_agents.kv.rope import Rope
 from kvcomm_agents.models.loading import LoadedModel
 from kvcomm_agents.plan import Computed, Placed, PrefillPlan
-from kvcomm_agents.planning.divergence import divergence
 
 from .calls import tokens_of
 from .options import NumericsOptions

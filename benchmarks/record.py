@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kvcomm_agents.kv.block import KVBlock
-from kvcomm_agents.planning.divergence import KEPT
+from kvcomm_agents.planning.auditor import SCORED
 
 from .chain import Chain, Instance, Piece
 from .team import QUESTION
@@ -82,7 +82,7 @@ class Recorder:
                 if piece.name == QUESTION and QUESTION not in donors:
                     framed = self.chain.isolated(context[piece.start : piece.stop])
                     donors[QUESTION] = self._donor(context, block, piece.start, piece.stop, framed)
-            cases.append(Case(instance, logits[:KEPT].clone(), block, dict(donors)))
+            cases.append(Case(instance, logits[:SCORED].clone(), block, dict(donors)))
             if instance.output:
                 donors[instance.agent] = self._donor(context, block, start, len(context))
         return cases

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kvcomm_agents.planning.divergence import Divergence
+from kvcomm_agents.backend import Divergence
 
 from .chain import Instance
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from kvcomm_agents.planning.divergence import KEPT, Divergence, divergence
+from kvcomm_agents.backend import Divergence
+from kvcomm_agents.planning.auditor import SCORED
 
 from .calls import Call
 from .columns import Column, LostColumnError, Served
@@ -36,7 +37,7 @@ class Row:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types, rounded to microseconds."""
-        served = {one.name: getattr(self.served, one.name) for one in fields(Served) if one.name != "logits"}
+        served = {one.name: getattr(self.served, one.name) for one in fields(Served) if one.name != "scores"}
         return {
             "request": self.call.request,
             "agent": self.call.agent,
@@ -79,7 +80,7 @@ def serve_all(
     columns: Sequence[Column],
     requests: Sequence[Sequence[Call]],
     cold: int = 0,
-    positions: int = KEPT,
+    positions: int = SCORED,
     tell: Tell = lambda stage, done, total: None,
     before: Callable[[int, Run], None] = lambda request, run: None,
 ) -> Run:
@@ -133,13 +134,10 @@ def _take(columns: Sequence[Column], call: Call, positions: int, run: Run) -> li
         except LostColumnError as error:
             run.lose(column.name, str(error))
     truth = taken["dense"] if "dense" in taken else None
-    return [Row(call, name, replace(one, logits=None), _apart(truth, one)) for name, one in taken.items()]
+    return [Row(call, name, replace(one, scores=None), _apart(truth, one)) for name, one in taken.items()]
 
 
 def _apart(truth: Served | None, served: Served) -> Divergence | None:
-    if truth is None or truth.logits is None or served.logits is None:
+    if truth is None or truth.scores is None or served.scores is None:
         return None
-    if not served.corrected:
-        return SAME
-    both = min(truth.logits.shape[0], served.logits.shape[0])
-    return divergence(truth.logits[:both], served.logits[:both])
+    return truth.scores.divergence(served.scores) if served.corrected else SAME

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel
 
-from kvcomm_agents.backends.transformers.cache import PlanCache
+from kvcomm_agents.backends.transformers.scores import FullScores
 from kvcomm_agents.config import EngineConfig, ReuseConfig, ReuseMode
 from kvcomm_agents.engine.core import EngineCore
-from kvcomm_agents.engine.warmup import WarmOrder
+from kvcomm_agents.engine.dictated import dictate
+from kvcomm_agents.engine.warmup import WarmWork
 from kvcomm_agents.kv.block import KVBlock
 from kvcomm_agents.models.loading import LoadedModel
-from kvcomm_agents.planning.decision import PrefillDecision
-from kvcomm_agents.planning.divergence import KEPT
-from kvcomm_agents.request import Message
+from kvcomm_agents.observe.stats import IdleStats
 
 from .calls import Call, tokens_of
-from .columns import NAMESPACE, STORE_BYTES, Column, Generate, Plain, Served, first_token, spoken
+from .columns import NAMESPACE, STORE_BYTES, Column, Generate, Plain, Served, first_token
 
 MODES: dict[str, ReuseMode] = {"exact": "exact", "guarded": "auto", "corrected": "corrected"}
 """The reuse mode of each of the product's columns."""
@@ -31,10 +27,14 @@ POLICY = ReuseConfig()
 """Of the product's columns, but for the mode."""
 EMBEDDER: str | None = None
 """As in `EngineConfig`."""
+_HIDDEN = {"prepare_s": ("correct",), "audit_s": ("audit", "trial"), "learn_s": ("learn",)}
 
 
 class Reused(Column):
     """The product's own path, as an engine with this config takes it, on this thread.
+
+    The first token is timed alone. Then the whole call is served with its answer, which decides once more with all
+    corrections ready: the difference is what they took.
 
     Args:
         name: of the column.
@@ -48,90 +48,80 @@ class Reused(Column):
             embedder=EMBEDDER, device_cache_bytes=STORE_BYTES, host_cache_bytes=STORE_BYTES, reuse=reuse
         )
         self.core = EngineCore(loaded, config)
-        self._open: tuple[PlanCache, PrefillDecision, Tensor] | None = None
 
     @torch.no_grad()
     def first(self, call: Call) -> Served:
         """The first token."""
-        runner, asked = self.core.runner, (call.ids, call.agent, NAMESPACE, None, call.cuts)
-        started = time.perf_counter()
-        choice = self.core.reuse.choose(*asked)
+        runner, started = self.core.backend.runner, time.perf_counter()
+        decision = self.core.policy.decide(call.ids, call.agent, NAMESPACE, None, call.cuts)
         match = time.perf_counter() - started
-        cache = runner.open(len(call.ids) + len(call.output))
-        result = runner.prefill(cache, call.ids, choice.plan)
-        self._open = cache, choice, result.logits
-        first = first_token(
-            started,
-            result,
-            choice.plan,
-            match_s=match,
-            rung=choice.rung_name,
-            predicted=choice.predicted,
-            audited=choice.audited and not choice.plan.is_exact,
-        )
-        if choice.rung is None:
-            return first
-        again = time.perf_counter()
-        self.core.reuse.choose(*asked)  # once more, with all corrections ready: the difference is what they took
-        ready = min(match, time.perf_counter() - again)
-        return replace(first, match_s=ready, correct_s=match - ready)
+        cache = runner.open(len(call.ids))
+        try:
+            return first_token(started, runner.prefill(cache, call.ids, decision.plan), decision.plan, match_s=match)
+        finally:
+            runner.close(cache)
 
-    @torch.no_grad()
     def rest(self, call: Call, first: Served, positions: int) -> Served:
         """The answer becomes a donor, and everything is done that an engine does when idle."""
-        if self._open is None:
-            raise RuntimeError("rest() before first()")
-        (cache, choice, prompt), reuse, runner = self._open, self.core.reuse, self.core.runner
-        wanted = reuse.wants_logits(choice, call.agent, NAMESPACE)
-        output = call.output if self.learns or call.continues else ()
-        logits = spoken(runner, cache, output, prompt, max(positions, KEPT if wanted else 0))
-        times = [time.perf_counter()]
-        kept = list(logits[:KEPT]) if wanted and logits is not None else ()
-        reuse.remember(choice, call.ids, output, call.agent, NAMESPACE, cache, kept)
-        times.append(time.perf_counter())
-        runner.close(cache)
-        while reuse.urgent:
-            reuse.urgent.popleft()()
-        times.append(time.perf_counter())
-        with _passes(runner.model) as passes:
-            while reuse.backlog:
-                reuse.backlog.popleft()()
-        times.append(time.perf_counter())
-        donors, prepare, idle = (after - before for before, after in zip(times, times[1:], strict=False))
-        audit = sum(passes)
-        first = replace(first, donors_s=donors, prepare_s=prepare, audit_s=audit, learn_s=idle - audit)
-        return replace(first, logits=logits, passes=len(passes))
+        said = call.output if self.learns or call.continues else ()
+        done = dictate(self.core, call.ids, said, agent=call.agent, namespace=NAMESPACE, cuts=call.cuts)
+        ready = min(first.match_s, done.match_s) if first.corrected else first.match_s
+        scores = done.scores.head(positions) if positions else None
+        before, passes = self.core.idle.stats, 0
+        at = before.tokens
+        while self.core.idle.step():
+            at, passed = self.core.idle.stats.tokens, at
+            passes += at > passed
+        hidden = {
+            name: _seconds(self.core.idle.stats, kinds) - _seconds(before, kinds) for name, kinds in _HIDDEN.items()
+        }
+        return replace(
+            first,
+            match_s=ready,
+            correct_s=first.match_s - ready,
+            rung=done.decision.rung_name,
+            predicted=done.decision.predicted,
+            audited=done.decision.audited and not done.decision.plan.is_exact,
+            donors_s=done.remember_s,
+            passes=passes,
+            scores=scores if isinstance(scores, FullScores) else None,
+            prepare_s=hidden["prepare_s"],
+            audit_s=hidden["audit_s"],
+            learn_s=hidden["learn_s"],
+        )
 
     def warm(self, texts: Sequence[str]) -> None:
         """Compute the KV of texts ahead, as an engine does when it has nothing else to do."""
-        first = self.core.renderer.ids((Message("user", "."),))[0]
-        self.core.warmup.submit(WarmOrder(list(map(tokens_of(self.core.loaded), texts)), first, NAMESPACE))
-        while len(self.core.warmup):
-            self.core.warmup.step()
+        ids = list(map(tokens_of(self.core.loaded), texts))
+        self.core.warm(WarmWork(ids, self.core.first_token, NAMESPACE))
+        self.core.idle.finish()
 
     def fill(self, texts: Sequence[Sequence[int]]) -> int:
-        """Make texts known, as token ids; they share one donor KV, of random numbers, whose bytes are returned."""
-        keys, values = self.core.runner.layout.empty(max(map(len, texts), default=0))
-        block = KVBlock(keys.normal_(), values.normal_())
+        """Make texts known, as token ids; they share one donor KV, of random numbers. Returns the bytes they count."""
+        keys, values = self.core.backend.layout.empty(max(map(len, texts), default=0))
+        block, library = KVBlock(keys.normal_(), values.normal_()), self.core.policy.namespace(NAMESPACE).library
         for ids in texts:
-            part = block.slice(0, len(ids))
-            self.core.reuse.memory(NAMESPACE).library.add(ids, part, producer="filler", origin="output", exact=True)
-        return sum(len(ids) for ids in texts) * self.core.runner.layout.token_bytes
+            library.add(ids, block.slice(0, len(ids)), producer="filler", origin="output", exact=True)
+        return sum(map(len, texts)) * self.core.backend.layout.token_bytes
 
     @property
     def learned_bytes(self) -> int:
         """Bytes of donors, anchors and maps."""
-        return self.core.reuse.nbytes
+        return self.core.policy.nbytes
 
     @property
     def held_bytes(self) -> int:
         """Bytes of stored KV, donors, anchors, maps and spare caches."""
-        stats = self.core.store.stats()
-        return stats.device_bytes + stats.host_bytes + self.learned_bytes + self.core.runner.spare_bytes
+        stats = self.core.prefixes.stats()
+        return stats.device_bytes + stats.host_bytes + self.learned_bytes + self.core.backend.nbytes
 
     def close(self) -> None:
         """Free what it holds."""
         self.core.forget()
+
+
+def _seconds(stats: IdleStats, kinds: Sequence[str]) -> float:
+    return sum(cost.seconds for kind, cost in stats.costs.items() if kind in kinds)
 
 
 def make_column(name: str, loaded: LoadedModel) -> Column:
@@ -141,25 +131,3 @@ def make_column(name: str, loaded: LoadedModel) -> Column:
     if name in MODES:
         return Reused(name, loaded, replace(POLICY, mode=MODES[name]))
     return Plain(loaded, prefix=name == "prefix")
-
-
-@contextmanager
-def _passes(model: PreTrainedModel) -> Iterator[list[float]]:
-    """Seconds of each forward pass of a model within it."""
-    seconds, started = list[float](), 0.0
-
-    def before(*_: object) -> None:
-        nonlocal started
-        started = time.perf_counter()
-
-    def behind(*_: object) -> None:
-        if model.device.type == "cuda" and not torch.cuda.is_current_stream_capturing():
-            torch.cuda.synchronize(model.device)
-        seconds.append(time.perf_counter() - started)
-
-    hooks = [model.register_forward_pre_hook(before), model.register_forward_hook(behind)]
-    try:
-        yield seconds
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kvcomm_agents.errors import ConfigError
-from kvcomm_agents.planning.divergence import KEPT
+from kvcomm_agents.planning.auditor import SCORED
 
 from . import peers
 from .calls import Protocol, protocol_calls
@@ -52,7 +52,7 @@ def measure(options: TtftOptions, session: Session) -> Report:
         for column in columns:
             column.close()
     steady = len(calls) - cold
-    described = {"what": what, "cold": cold, "steady": steady, "replay": options.replay or None, "positions": KEPT}
+    described = {"what": what, "cold": cold, "steady": steady, "replay": options.replay or None, "positions": SCORED}
     report = {**session.described, "setting": described, **figures, "skipped": {**skipped, **run.lost}}
     return report | ({"paper_speedup_over_dense": PAPER} if protocol == Protocol() and not options.replay else {})
 

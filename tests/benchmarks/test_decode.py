@@ -34,8 +34,8 @@ def test_both_ways_give_the_same_answers(tiny, tmp_path, monkeypatch):
 
 
 def test_what_counts_is_the_time_in_which_all_decode():
-    early = Stream((), None, began=0.0, times=[0.0, 1.0, 2.0, 3.0, 4.0])
-    late = Stream((), None, began=0.0, times=[1.5, 2.5, 3.5, 4.5, 5.5])
+    early = Stream(began=0.0, times=[0.0, 1.0, 2.0, 3.0, 4.0])
+    late = Stream(began=0.0, times=[1.5, 2.5, 3.5, 4.5, 5.5])
     found = summary([[early, late]])
     # from 1.5 to 4.0: early has tokens at 2, 3 and 4, late at 2.5 and 3.5
     assert found["tokens_per_s"] == pytest.approx(5 / 2.5)
