@@ -63,16 +63,12 @@ def measure_app(app: App, options: AppsOptions, tell: Tell) -> tuple[LoadedModel
     """Run an app several times on one model, in a namespace of its own, and count from its reports.
 
     Between two runs the engine is given the time to learn from the last one. Greedy. Tools are called
-    where there are some, since a small model would not choose to.
-
-    Args:
-        app: to be run; one with fewer inputs than runs begins again with its first.
-        options: runs with the guard's leave (`auto`); placing all that can be (`corrected`) needs less and
-            has at most three.
-        tell: of the progress.
+    where there are some, since a small model would not choose to. An app with fewer inputs than runs begins
+    again with its first.
 
     Returns:
-        The model; and by mode the counts of the first run, of all later ones, and of the last.
+        The model; and by mode (with the guard's leave, and at most three runs placing all that can be) the counts
+        of the first run, of all later ones, and of the last.
     """
     from langchain_kvcomm import ChatKVComm
 

@@ -6,8 +6,9 @@ its own, and each reads the question and the answers of all before it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
+from itertools import chain, islice
 from pathlib import Path
 
 from kvcomm_agents.errors import ConfigError
@@ -66,35 +67,22 @@ class Protocol:
         return f"{self.agents} agents, prefix {self.prefix}, question {self.question}, output {self.output}"
 
 
-class Stream:
-    """One long text, cut into pieces of as many tokens as are wanted.
+def cutter(
+    name: str, words: Callable[[str], tuple[int, ...]], texts: Iterable[str]
+) -> Callable[[int], tuple[int, ...]]:
+    """Cuts one text after the other into pieces of as many tokens as are wanted; raises ConfigError at their end."""
+    ids = chain.from_iterable(words(text + "\n\n") for text in texts)
 
-    Args:
-        name: in messages.
-        words: text to token ids.
-        texts: one after the other.
-    """
-
-    def __init__(self, name: str, words: Callable[[str], tuple[int, ...]], texts: Iterator[str]) -> None:
-        self.name, self._words, self._texts = name, words, texts
-        self._ids: list[int] = []
-
-    def take(self, tokens: int) -> tuple[int, ...]:
-        """The next tokens.
-
-        Raises:
-            ConfigError: there are no more.
-        """
-        while len(self._ids) < tokens:
-            text = next(self._texts, None)
-            if text is None:
-                raise ConfigError(
-                    f"the {self.name} of the data end: {len(self._ids)} tokens are left and {tokens} are needed;"
-                    " ask for fewer requests, fewer agents or shorter texts"
-                )
-            self._ids += self._words(text + "\n\n")
-        piece, self._ids = tuple(self._ids[:tokens]), self._ids[tokens:]
+    def take(tokens: int) -> tuple[int, ...]:
+        piece = tuple(islice(ids, tokens))
+        if len(piece) < tokens:
+            raise ConfigError(
+                f"the {name} of the data end: {len(piece)} tokens are left and {tokens} are needed; ask for fewer"
+                " requests, fewer agents or shorter texts"
+            )
         return piece
+
+    return take
 
 
 def protocol_calls(
@@ -115,9 +103,9 @@ def protocol_calls(
         ConfigError: the data is not there, or ends before.
     """
     logs, words = load_rows("autogen", folder), tokens_of(loaded)
-    own = Stream("system prompts", words, (str(text) for row in logs for text in row["system_prompt"].values()))
-    said = Stream("answers", words, (str(turn["content"]) for row in logs for turn in row["history"]))
-    asked = Stream(
+    own = cutter("system prompts", words, (str(text) for row in logs for text in row["system_prompt"].values()))
+    said = cutter("answers", words, (str(turn["content"]) for row in logs for turn in row["history"]))
+    asked = cutter(
         "passages",
         words,
         (
@@ -125,12 +113,12 @@ def protocol_calls(
             for row in load_rows("musique", folder)
         ),
     )
-    prefixes = [own.take(protocol.prefix) for _ in range(protocol.agents)]
+    prefixes = [own(protocol.prefix) for _ in range(protocol.agents)]
     found = []
     for request in range(requests):
-        user, calls = (*words(OPENING), *asked.take(protocol.question)), list[Call]()
+        user, calls = (*words(OPENING), *asked(protocol.question)), list[Call]()
         for number, prefix in enumerate(prefixes, 1):
-            answer = said.take(protocol.output)
+            answer = said(protocol.output)
             calls.append(framed(loaded, request, f"agent {number}", prefix, (*user, *words(CLOSING)), answer))
             user = (*user, *words(f"\n\nThe output of agent {number} is as follows:\n"), *answer)
         found.append(calls)

@@ -34,11 +34,6 @@ def _question(row: Row) -> str:
     return str(row["question"]).strip()
 
 
-def _multiple_choice(row: Row) -> str:
-    choices = (f"{letter}. {choice}" for letter, choice in zip("ABCD", row["choices"], strict=True))
-    return "\n".join((_question(row), *choices))
-
-
 SETS: dict[str, QuestionSet] = {
     "gsm8k": QuestionSet("gsm8k.jsonl.gz", ("openai/gsm8k", "main", "test"), _question),
     "humaneval": QuestionSet(
@@ -46,7 +41,6 @@ SETS: dict[str, QuestionSet] = {
         ("openai/openai_humaneval", "openai_humaneval", "test"),
         lambda row: f"Complete this Python function.\n{str(row['prompt']).strip()}",
     ),
-    "mmlu": QuestionSet("mmlu.jsonl.gz", ("cais/mmlu", "all", "validation"), _multiple_choice),
     "musique": QuestionSet("musique.jsonl.gz", None, _question),
     "autogen": QuestionSet("whowhen_autogen.jsonl.gz", None, _question),
     "magentic": QuestionSet("whowhen_magentic.jsonl.gz", None, _question),
@@ -54,7 +48,7 @@ SETS: dict[str, QuestionSet] = {
 
 
 def load_questions(name: str, count: int, folder: Path | None = None) -> list[str]:
-    """The first questions of a set; of MMLU, which is sorted by subject, evenly spread ones.
+    """The first questions of a set.
 
     Args:
         name: one of `SETS`.
@@ -65,9 +59,8 @@ def load_questions(name: str, count: int, folder: Path | None = None) -> list[st
         ConfigError: no such set, it is nowhere to be had, is damaged, or holds fewer questions.
     """
     rows = load_rows(name, folder, count)
-    step = len(rows) // count if name == "mmlu" and count else 1
     try:
-        return [SETS[name].text(row) for row in rows[::step][:count]]
+        return [SETS[name].text(row) for row in rows[:count]]
     except (KeyError, ValueError, TypeError) as error:
         raise ConfigError(f"a row of {name} has not the fields of that set: {error!r}") from error
 

@@ -67,18 +67,10 @@ def text_ids(loaded: LoadedModel, tokens: int) -> list[int]:
 
 @torch.no_grad()
 def measure_shifts(loaded: LoadedModel, tokens: int, shifts: Sequence[int]) -> dict[str, Any]:
-    """What changes when all positions are shifted, in float32 and bfloat16, for trained weights and for random ones.
+    """What changes when all positions are shifted, by weights (trained in float32, or random), dtype and shift.
 
-    Args:
-        loaded: in float32.
-        tokens: length of the text.
-        shifts: to compare with no shift.
-
-    Returns:
-        By weights, dtype and shift: `attention_change` (sum over keys of the absolute change, mean over
-        queries, heads and layers), `first_share` (of it on key 0), `first_mass` (attention on key 0),
-        and of the logits `logit_mean`, `logit_max`, `kl`, `top1`. `own_error` is the dtype's logits
-        against float32 without any shift.
+    `attention_change` is the sum over keys of the absolute change, mean over queries, heads and layers; `first_share`
+    of it is on key 0, which `first_mass` of the attention goes to. `own_error` is against float32 without any shift.
     """
     figures: dict[str, Any] = {}
     ids = torch.tensor([text_ids(loaded, tokens)], device=loaded.model.device)
@@ -148,16 +140,10 @@ def _logits(base: Tensor, other: Tensor) -> dict[str, float]:
 
 @torch.no_grad()
 def measure_moves(loaded: LoadedModel, tokens: int, hops: int) -> dict[str, Any]:
-    """Error of stored keys after moves, and the divergence of what is computed behind them.
+    """By way of storing in bfloat16, lists over 0 to `hops` moves by `HOP` positions, of a model in float32.
 
-    Args:
-        loaded: in float32; what is stored is bfloat16.
-        tokens: of the context whose keys are moved; `TAIL` behind it are computed.
-        hops: moves by `HOP` positions.
-
-    Returns:
-        By way of storing, lists over 0 to `hops` moves: `error` (norm of the error over the norm of the
-        keys, all layers) and `kl` (mean over the computed tokens, values exact).
+    `error` is the norm of the error over the norm of the keys, of all layers; `kl` the mean divergence of `TAIL` tokens
+    that are computed behind `tokens` with such keys and exact values.
 
     Raises:
         UnsupportedModelError: the keys cannot be moved.

@@ -16,7 +16,7 @@ Count = Annotated[int, typer.Option(min=1)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, or any torch device.")]
 Shape = Annotated[str, typer.Option(help="Random weights of this shape instead of a model: llama-8b, llama-1b.")]
 Data = Annotated[Path | None, typer.Option(help="Folder with the question sets; else $KVCOMM_DATA, then the hub.")]
-Set = Annotated[str, typer.Option("--set", help="gsm8k, humaneval or mmlu.")]
+Set = Annotated[str, typer.Option("--set", help="gsm8k or humaneval.")]
 Evaluation = Annotated[int, typer.Option("--eval", min=1, help="Questions that are measured.")]
 Names = Annotated[str, typer.Option(help="Which, separated by commas; all if left out.")]
 Tokens = Annotated[str, typer.Option(help="Tokens, by commas; the paper's if left out.")]
@@ -80,13 +80,11 @@ class FidelityOptions(DataOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgesOptions(DataOptions):
+class JudgesOptions(FidelityOptions):
     """Whether a judge of four answers picks as it does when prefilled densely."""
 
-    questions: Set = "gsm8k"
     warmup: Count = 8
     evaluation: Evaluation = 24
-    strategies: Names = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,18 +44,7 @@ def measure(options: WarmOptions, session: Session) -> Report:
 def measure_packs(
     loaded: LoadedModel, sizes: Sequence[tuple[int, int]], budgets: Sequence[int], rounds: int
 ) -> dict[str, Any]:
-    """Seconds of the whole forward pass.
-
-    Args:
-        loaded: the model.
-        sizes: numbers of texts, and tokens in each.
-        budgets: tokens of packs.
-        rounds: timed.
-
-    Returns:
-        `texts`: rows of `count`, `length`, `separate_s`, `packed_s`, `ratio` (packed over separate).
-        `budgets`: rows of `tokens`, `pack_s` (what a request may wait for) and `token_s`.
-    """
+    """Seconds of whole forward passes: so many texts of so many tokens, apart and in a pack; and packs by tokens."""
     runner, texts = Runner(loaded.model), list[dict[str, float]]()
     vocabulary = int(loaded.model.config.get_text_config(decoder=True).vocab_size)
     generator = torch.Generator().manual_seed(0)
@@ -96,21 +85,11 @@ def _prefill(runner: Runner, packs: Sequence[Pack]) -> None:
 def measure_masks(
     heads: int, kv_heads: int, dim: int, rows: Sequence[tuple[int, int]], *, flex: bool, rounds: int, tell: Tell
 ) -> list[dict[str, Any]]:
-    """Seconds of one layer's attention over a pack, float32.
+    """Seconds of one layer's attention over a pack, float32, by `rows` of tokens and documents.
 
-    Args:
-        heads: of queries.
-        kv_heads: of keys and values.
-        dim: of a head.
-        rows: tokens and documents.
-        flex: compile FlexAttention as well, once a row: its length and its segments are constants then.
-        rounds: timed.
-        tell: hears of progress.
-
-    Returns:
-        Rows of `tokens`, `documents`, `causal_s` (no mask), `masked_s` (SDPA with the dense mask),
-        `mask_s` (making it), and with `flex`: `flex_s`, `block_mask_s`, `compile_s`, `difference`.
-        Where FlexAttention does not run, `flex_error` says why.
+    `causal_s` is without a mask, `masked_s` SDPA with the dense one, `mask_s` making that; with `flex`, FlexAttention
+    is compiled as well, once a row: its length and its segments are constants then. Where it does not run,
+    `flex_error` says why.
     """
     figures = []
     for done, (tokens, documents) in enumerate(rows, 1):

@@ -125,7 +125,18 @@ class Server:
         return self._log.read().decode(errors="replace").strip()[-400:].replace("\n", " | ")
 
 
-class LlamaCpp(Column):
+class Peer(Column):
+    """A server as a column; stopped when it is closed."""
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+        self._server = Server(command, env)
+
+    def close(self) -> None:
+        """Stop the server."""
+        self._server.close()
+
+
+class LlamaCpp(Peer):
     """llama.cpp's server with its prompt cache; with `reuse` also `--cache-reuse`, in one slot.
 
     Args:
@@ -138,7 +149,7 @@ class LlamaCpp(Column):
     """
 
     def __init__(self, setting: PeerSetting, *, reuse: bool) -> None:
-        self.name, self._reuse = ("llama.cpp-reuse" if reuse else "llama.cpp"), reuse
+        self.name, self._reuse, self._last = ("llama.cpp-reuse" if reuse else "llama.cpp"), reuse, tuple[int, ...]()
         program = setting.llama_server or shutil.which("llama-server")
         if program is None or not Path(program).is_file():
             raise ConfigError("no llama-server on the path; name it with --llama-server")
@@ -147,8 +158,7 @@ class LlamaCpp(Column):
         slots = 1 if reuse else setting.slots
         command = [program, "-m", str(setting.gguf), "-t", str(torch.get_num_threads()), "-np", str(slots)]
         command += ["-c", str(slots * (setting.context + 256)), "--no-kv-unified"]
-        self._server = Server([*command, *(["--cache-reuse", str(_CHUNK)] if reuse else [])])
-        self._last: tuple[int, ...] = ()
+        super().__init__([*command, *(["--cache-reuse", str(_CHUNK)] if reuse else [])])
 
     def first(self, call: Call) -> Served:
         """The first token."""
@@ -175,16 +185,12 @@ class LlamaCpp(Column):
             self._ask(self._last, 0)
         return first
 
-    def close(self) -> None:
-        """Stop the server."""
-        self._server.close()
-
     def _ask(self, ids: Sequence[int], tokens: int) -> dict[str, Any]:
         body = {"prompt": list(ids), "n_predict": tokens, "temperature": 0.0, "cache_prompt": True}
         return self._server.post("/completion", {**body, "return_tokens": True})
 
 
-class Vllm(Column):
+class Vllm(Peer):
     """vLLM's server with its prefix cache, as it is by default.
 
     Args:
@@ -207,7 +213,7 @@ class Vllm(Column):
         command += ["--dtype", str(loaded.model.dtype).removeprefix("torch."), "--max-num-seqs", "4"]
         command += ["--max-model-len", str(setting.context), "--enable-prefix-caching", "--served-model-name", "m"]
         env = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
-        self._server = Server(command, {**env, "OMP_NUM_THREADS": str(torch.get_num_threads()), "HF_HUB_OFFLINE": "1"})
+        super().__init__(command, {**env, "OMP_NUM_THREADS": str(torch.get_num_threads()), "HF_HUB_OFFLINE": "1"})
 
     def first(self, call: Call) -> Served:
         """The first token."""
@@ -222,10 +228,6 @@ class Vllm(Column):
         if call.continues:
             self._ask((*call.ids, *call.output))
         return first
-
-    def close(self) -> None:
-        """Stop the server."""
-        self._server.close()
 
     def _ask(self, ids: Sequence[int]) -> dict[str, Any]:
         body = {"model": "m", "prompt": list(ids), "max_tokens": 1, "temperature": 0.0}

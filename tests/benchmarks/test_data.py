@@ -11,12 +11,10 @@ from kvcomm_agents.errors import ConfigError
 ROWS = {
     "gsm8k": {"question": " How many? ", "answer": "#### 3"},
     "humaneval": {"task_id": "x/1", "prompt": "def f():\n", "test": ""},
-    "mmlu": {"subject": "a", "question": "Which?", "choices": ["p", "q", "r", "s"], "answer": 1},
 }
 TEXTS = {
     "gsm8k": "How many?",
     "humaneval": "Complete this Python function.\ndef f():",
-    "mmlu": "Which?\nA. p\nB. q\nC. r\nD. s",
 }
 
 
@@ -56,5 +54,5 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
     (tmp_path / "humaneval.jsonl").write_text('{"question": "?"}\n')
     with pytest.raises(ConfigError, match="fields"):
         load_questions("humaneval", 1, tmp_path)
-    with pytest.raises(ConfigError, match="mmlu"):
-        load_questions("mmlu", 1, tmp_path)
+    with pytest.raises(ConfigError, match="musique"):
+        load_questions("musique", 1, tmp_path)
