@@ -46,7 +46,9 @@ class Kept:
         digest = hashlib.blake2b(repr(setting).encode(), digest_size=8).hexdigest()
         self.file = cache_root() / "bench" / f"{name}-{digest}.jsonl"
         self._code, self._key = sources(CODE), key
-        lines = list(_lines(self.file))
+        text = self.file.read_text(encoding="utf-8") if self.file.is_file() else ""
+        self._cut_off = text != "" and not text.endswith("\n")
+        lines = list(_lines(text))
         own = [line["row"] for line in lines if line.get("sources") == self._code]
         self.rows = {self._key_of(row): row for row in own}
         if stale := len(lines) - len(own):
@@ -57,17 +59,18 @@ class Kept:
     def add(self, row: Mapping[str, Any]) -> None:
         """Keep a row, so that it is there if the process dies right after."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        cut_off = self.file.is_file() and self.file.read_bytes()[-1:] not in (b"", b"\n")
+        line = json.dumps({"sources": self._code, "row": row}) + "\n"
         with self.file.open("a", encoding="utf-8") as text:
-            text.write(("\n" if cut_off else "") + json.dumps({"sources": self._code, "row": row}) + "\n")
+            text.write("\n" + line if self._cut_off else line)
+        self._cut_off = False
         self.rows[self._key_of(row)] = dict(row)
 
     def _key_of(self, row: Mapping[str, Any]) -> tuple[Any, ...]:
         return tuple(row[field] for field in self._key)
 
 
-def _lines(file: Path) -> Iterator[dict[str, Any]]:
+def _lines(text: str) -> Iterator[dict[str, Any]]:
     """The lines of a file, without those that a killed process cut off."""
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else ():
+    for line in text.splitlines():
         with contextlib.suppress(ValueError):
             yield json.loads(line)
