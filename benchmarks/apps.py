@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kvcomm_agents.errors import ConfigError
+from kvcomm_agents.models.loading import LoadedModel
 from kvcomm_agents.observe.report import RequestReport
 
-from .console import Tell, quietly
+from .options import AppsOptions
+from .session import Report, Session, Table, Tell, describe, title
 
 _CORRECTED_RUNS = 3
 
@@ -41,99 +43,88 @@ def load_app(file: Path) -> App:
         build, first = module.build, module.INPUT
     except (ImportError, AttributeError) as error:
         raise ConfigError(f"{file.name} is no app that can be measured here: {error}") from error
-    title = (module.__doc__ or "").strip().split("\n")[0]
-    return App(file.stem, title, build, (first, *getattr(module, "MORE", ())))
+    heading = (module.__doc__ or "").strip().split("\n")[0]
+    return App(file.stem, heading, build, (first, *getattr(module, "MORE", ())))
 
 
-def measure_app(
-    app: App,
-    model: str = "default",
-    dtype: str = "auto",
-    runs: int = 8,
-    max_tokens: int = 40,
-    tell: Tell = quietly,
-) -> dict[str, Any]:
+def measure(options: AppsOptions, session: Session) -> Report:
+    """Every app in turn, on one model."""
+    folders = [sorted(file.glob("[!_]*.py")) if file.is_dir() else [file] for file in options.files]
+    apps = [load_app(file) for folder in folders for file in folder]
+    report: Report = {"runs": options.runs, "max_tokens": options.max_tokens, "apps": {}}
+    for app in apps:
+        loaded, report["apps"][app.name] = measure_app(app, options, session.tell)
+        report |= describe(loaded)
+        session.keep(report)
+    return report
+
+
+def measure_app(app: App, options: AppsOptions, tell: Tell) -> tuple[LoadedModel, dict[str, Any]]:
     """Run an app several times on one model, in a namespace of its own, and count from its reports.
 
     Between two runs the engine is given the time to learn from the last one. Greedy. Tools are called
-    where there are some, since a small model would not choose to.
-
-    Args:
-        app: to be run.
-        model: folder, GGUF file or hub id.
-        dtype: of its weights.
-        runs: with the guard's leave (`auto`); placing all that can be (`corrected`) needs less and has
-            at most three. An app with fewer inputs begins again with its first.
-        max_tokens: that a call may answer with.
-        tell: of the progress.
+    where there are some, since a small model would not choose to. An app with fewer inputs than runs begins
+    again with its first.
 
     Returns:
-        By mode the counts of the first run, of all later ones, and of the last.
+        The model; and by mode (with the guard's leave, and at most three runs placing all that can be) the counts
+        of the first run, of all later ones, and of the last.
     """
     from langchain_kvcomm import ChatKVComm
 
-    found: dict[str, Any] = {"title": app.title}
-    plan = {"auto": runs, "corrected": min(runs, _CORRECTED_RUNS)}
+    figures: dict[str, Any] = {"title": app.title}
+    plan = {"auto": options.runs, "corrected": min(options.runs, _CORRECTED_RUNS)}
     done = 0
     for mode, count in plan.items():
         llm = ChatKVComm(
-            model=model,
-            dtype=dtype,  # type: ignore[arg-type]  # checked there
+            model=options.model,
+            dtype=options.dtype,  # type: ignore[arg-type]  # checked there
             temperature=0,
-            max_tokens=max_tokens,
+            max_tokens=options.max_tokens,
             max_string=24,
             prefer_tools=True,
             reuse=mode,  # type: ignore[arg-type]
             kv_namespace=f"{app.name} {mode}",
         )
-        graph, rows = app.build(llm), []
+        graph, runs = app.build(llm), list[list[RequestReport]]()
         for run in range(count):
-            tell(app.name, done, sum(plan.values()))
             # Reports of a namespace are in order; only those of this run are new.
-            before = len(_reports(llm.engine.reports, llm.kv_namespace))
+            before = sum(map(len, runs))
             graph.invoke(app.inputs[run % len(app.inputs)], {"recursion_limit": 12})
             llm.engine.settle()
-            rows.append(_reports(llm.engine.reports, llm.kv_namespace)[before:])
+            mine = [report for report in llm.engine.reports if report.namespace == llm.kv_namespace]
+            runs.append(mine[before:])
             done += 1
-        found[mode] = {
+            tell(app.name, done, sum(plan.values()))
+        figures[mode] = {
             "runs": count,
-            "first": _counts(rows[0]),
-            "later": _counts([report for row in rows[1:] for report in row]),
-            "last": _counts(rows[-1]),
+            "first": _counts(runs[0]),
+            "later": _counts([report for run in runs[1:] for report in run]),
+            "last": _counts(runs[-1]),
         }
         llm.engine.forget(llm.kv_namespace)
-    tell(app.name, done, done)
-    return found
-
-
-def _reports(reports: Sequence[RequestReport], namespace: str) -> list[RequestReport]:
-    return [report for report in reports if report.namespace == namespace]
+    return llm.engine.load(), figures
 
 
 def _counts(reports: Sequence[RequestReport]) -> dict[str, Any]:
-    prompt = sum(one.prompt_tokens for one in reports)
-    exact, corrected = (
-        sum(getattr(one, f"placed_{kind}_tokens") for one in reports) for kind in ("exact", "corrected")
-    )
-    return {
-        "calls": len(reports),
-        "prompt_tokens": prompt,
-        "spans_found": sum(one.spans_found for one in reports),
-        "span_tokens": sum(one.span_tokens for one in reports),
-        "placed_exact_tokens": exact,
-        "placed_corrected_tokens": corrected,
-        "placed_share": round((exact + corrected) / prompt, 4) if prompt else 0.0,
+    names = ("prompt_tokens", "spans_found", "span_tokens", "placed_exact_tokens", "placed_corrected_tokens")
+    counts = {name: sum(getattr(report, name) for report in reports) for name in names}
+    placed, prompt = sum(report.placed_tokens for report in reports), counts["prompt_tokens"]
+    return {"calls": len(reports), **counts, "placed_share": round(placed / prompt, 4) if prompt else 0.0}
+
+
+def tables(report: Mapping[str, Any]) -> Iterator[Table]:
+    """An app, and of its later runs the calls, the spans found, and tokens: of prompts, in spans, and placed."""
+    columns = {
+        "app": ":key",
+        "calls": "auto/later/calls",
+        "spans": "auto/later/spans_found",
+        "prompt": "auto/later/prompt_tokens",
+        "in spans": "auto/later/span_tokens",
+        "exact": "auto/later/placed_exact_tokens",
+        "corrected": "auto/later/placed_corrected_tokens",
+        "placed": "auto/later/placed_share:.0%",
+        "last run": "auto/last/placed_share:.0%",
+        "mode corrected": "corrected/later/placed_share:.0%",
     }
-
-
-def rows(report: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """Of the table: an app, and of its later runs the calls, spans a call, and shares of the prompt tokens."""
-    table = []
-    for name, app in report["apps"].items():
-        auto, corrected = app["auto"]["later"], app["corrected"]["later"]
-        share = [auto[key] / auto["prompt_tokens"] for key in ("span_tokens", "placed_exact_tokens")]
-        share += [one["placed_corrected_tokens"] / one["prompt_tokens"] for one in (auto, app["auto"]["last"])]
-        share += [one["placed_share"] for one in (auto, corrected)]
-        spans = f"{auto['spans_found'] / auto['calls']:.1f}"
-        table.append((name, str(auto["calls"]), spans, *(f"{100 * one:.0f} %" for one in share)))
-    return table
+    yield Table(title(report, f"runs 2 to {report['runs']}"), columns, report["apps"])

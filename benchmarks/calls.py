@@ -6,14 +6,15 @@ its own, and each reads the question and the answers of all before it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from itertools import chain, islice
 from pathlib import Path
 
 from kvcomm_agents.errors import ConfigError
 from kvcomm_agents.models.loading import LoadedModel
 from kvcomm_agents.request import Message
-from kvcomm_agents.text.prompt import PromptRenderer
+from kvcomm_agents.text.prompt import PromptRenderer, Rendered
 
 from .data import load_rows
 
@@ -30,7 +31,7 @@ class Call:
         request: which conversation it belongs to.
         agent: who calls.
         ids: the prompt.
-        output: the answer; every column is fed these tokens, whatever it would have said.
+        output: the answer; whoever serves it is fed these tokens, whatever it would have said.
         cuts: where the messages of the prompt begin and end.
         continues: the agent's next prompt may begin with this prompt and this answer.
     """
@@ -43,6 +44,11 @@ class Call:
     continues: bool = False
 
 
+def cuts_of(rendered: Rendered) -> tuple[int, ...]:
+    """Where the messages of a rendered prompt begin and end."""
+    return tuple(edge for part in rendered.parts for edge in (part.start, part.stop))
+
+
 @dataclass(frozen=True, slots=True)
 class Protocol:
     """Lengths in tokens: of each agent's own instructions, of the question, and of every answer."""
@@ -53,46 +59,30 @@ class Protocol:
     output: int = 512
 
     def __post_init__(self) -> None:
-        for name in ("agents", "prefix", "question", "output"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        for field in fields(self):
+            if getattr(self, field.name) < 1:
+                raise ConfigError(f"{field.name}={getattr(self, field.name)} must be at least 1")
 
     def __str__(self) -> str:
         return f"{self.agents} agents, prefix {self.prefix}, question {self.question}, output {self.output}"
 
 
-class Stream:
-    """One long text, cut into pieces of as many tokens as are wanted.
+def cutter(
+    name: str, words: Callable[[str], tuple[int, ...]], texts: Iterable[str]
+) -> Callable[[int], tuple[int, ...]]:
+    """Cuts one text after the other into pieces of as many tokens as are wanted; raises ConfigError at their end."""
+    ids = chain.from_iterable(words(text + "\n\n") for text in texts)
 
-    Args:
-        name: in messages.
-        loaded: whose tokenizer.
-        texts: one after the other.
-    """
-
-    def __init__(self, name: str, loaded: LoadedModel, texts: Iterator[str]) -> None:
-        self.name, self._loaded, self._texts = name, loaded, texts
-        self._ids: list[int] = []
-        self._at = 0
-
-    def take(self, tokens: int) -> tuple[int, ...]:
-        """The next tokens.
-
-        Raises:
-            ConfigError: there are no more.
-        """
-        while len(self._ids) - self._at < tokens:
-            text = next(self._texts, None)
-            if text is None:
-                left = len(self._ids) - self._at
-                raise ConfigError(
-                    f"the {self.name} of the data end: {left} tokens are left and {tokens} are needed; ask for"
-                    " fewer requests, fewer agents or shorter texts"
-                )
-            self._ids += self._loaded.tokenizer(text + "\n\n", add_special_tokens=False)["input_ids"]
-        piece = tuple(self._ids[self._at : self._at + tokens])
-        self._at += tokens
+    def take(tokens: int) -> tuple[int, ...]:
+        piece = tuple(islice(ids, tokens))
+        if len(piece) < tokens:
+            raise ConfigError(
+                f"the {name} of the data end: {len(piece)} tokens are left and {tokens} are needed; ask for fewer"
+                " requests, fewer agents or shorter texts"
+            )
         return piece
+
+    return take
 
 
 def protocol_calls(
@@ -112,50 +102,47 @@ def protocol_calls(
     Raises:
         ConfigError: the data is not there, or ends before.
     """
-    logs = load_rows("autogen", folder)
-    own = Stream("system prompts", loaded, (str(text) for row in logs for text in row["system_prompt"].values()))
-    said = Stream("answers", loaded, (str(turn["content"]) for row in logs for turn in row["history"]))
-    asked = Stream(
+    logs, words = load_rows("autogen", folder), tokens_of(loaded)
+    own = cutter("system prompts", words, (str(text) for row in logs for text in row["system_prompt"].values()))
+    said = cutter("answers", words, (str(turn["content"]) for row in logs for turn in row["history"]))
+    asked = cutter(
         "passages",
-        loaded,
+        words,
         (
             "\n\n".join((*(str(passage["text"]) for passage in row["ctxs"]), str(row["question"])))
             for row in load_rows("musique", folder)
         ),
     )
-    begin, middle, end = frame(loaded)
-    words = _words(loaded)
-    prefixes = [own.take(protocol.prefix) for _ in range(protocol.agents)]
+    prefixes = [own(protocol.prefix) for _ in range(protocol.agents)]
     found = []
     for request in range(requests):
-        question, answers, calls = asked.take(protocol.question), list[tuple[int, ...]](), list[Call]()
+        user, calls = (*words(OPENING), *asked(protocol.question)), list[Call]()
         for number, prefix in enumerate(prefixes, 1):
-            user = [*words(OPENING), *question]
-            for place, answer in enumerate(answers, 1):
-                user += [*words(f"\n\nThe output of agent {place} is as follows:\n"), *answer]
-            user += words(CLOSING)
-            ids = (*begin, *prefix, *middle, *user, *end)
-            first = len(begin) + len(prefix) + len(middle)
-            cuts = (len(begin), len(begin) + len(prefix), first, first + len(user))
-            answers.append(said.take(protocol.output))
-            calls.append(Call(request, f"agent {number}", ids, answers[-1], cuts))
+            answer = said(protocol.output)
+            calls.append(framed(loaded, request, f"agent {number}", prefix, (*user, *words(CLOSING)), answer))
+            user = (*user, *words(f"\n\nThe output of agent {number} is as follows:\n"), *answer)
         found.append(calls)
     return found
 
 
-def frame(loaded: LoadedModel) -> tuple[tuple[int, ...], ...]:
-    """What the chat template puts before, between and behind the contents of a system and a user message."""
+def framed(
+    loaded: LoadedModel,
+    request: int,
+    agent: str,
+    system: Sequence[int],
+    user: Sequence[int],
+    output: Sequence[int],
+) -> Call:
+    """A call whose two messages are given as token ids, in the frame of the chat template."""
     text = PromptRenderer(loaded.tokenizer).text([Message("system", _SYSTEM), Message("user", _USER)])
     before, _, rest = text.partition(_SYSTEM)
     between, _, behind = rest.partition(_USER)
-    words = _words(loaded)
-    return words(before), words(between), words(behind)
+    begin, middle, end = map(tokens_of(loaded), (before, between, behind))
+    first = len(begin) + len(system) + len(middle)
+    cuts = (len(begin), len(begin) + len(system), first, first + len(user))
+    return Call(request, agent, (*begin, *system, *middle, *user, *end), tuple(output), cuts)
 
 
-def _words(loaded: LoadedModel) -> Callable[[str], tuple[int, ...]]:
+def tokens_of(loaded: LoadedModel) -> Callable[[str], tuple[int, ...]]:
+    """What makes token ids of a text, without special tokens."""
     return lambda text: tuple(loaded.tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-def longest(requests: Sequence[Sequence[Call]]) -> int:
-    """Tokens of the longest context."""
-    return max(len(call.ids) + len(call.output) for calls in requests for call in calls)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kvcomm_agents.backends.transformers.cache import PlanCache
-from kvcomm_agents.backends.transformers.runner import Runner
+from kvcomm_agents.backends.transformers.runner import PrefillResult, Runner
+from kvcomm_agents.backends.transformers.scores import FullScores
 from kvcomm_agents.config import MiB, ReuseConfig
 from kvcomm_agents.errors import KVCommError
 from kvcomm_agents.kv.prefix_cache import PrefixCache
 from kvcomm_agents.models.loading import LoadedModel
-from kvcomm_agents.planning.ladder import prefix_plan, prefix_runs
+from kvcomm_agents.plan import PrefillPlan
+from kvcomm_agents.planning.ladder import find_prefix, prefix_plan
 
 from .calls import Call
 
@@ -29,20 +31,26 @@ class LostColumnError(KVCommError):
     """A column that was there cannot go on; the others can."""
 
 
-@dataclass(frozen=True, slots=True)
-class First:
-    """The first token of a call: seconds from the prompt's ids to it, and what was computed.
+@dataclass(frozen=True, slots=True, eq=False)
+class Served:
+    """A call as it was served: tokens, seconds, and what was decided.
 
     Args:
-        ttft_s: all of it.
-        match_s: finding stored KV and spans, and deciding.
+        ttft_s: from the prompt's ids to the first token.
+        match_s: of it, finding stored KV and spans, and deciding.
         correct_s: corrections that were not ready.
         assemble_s: writing KV into the cache.
         forward_s: the forward pass.
-        computed, exact, corrected: prompt tokens computed, placed exactly and placed with a correction.
-        rung: its name.
-        token: the first token.
         cpu_s: processor seconds of this process meanwhile: far below `ttft_s` times the threads, others were running.
+        computed, exact, corrected: prompt tokens computed, placed exactly and placed with a correction.
+        rung: what was decided, by its name.
+        predicted: mean KL per token that the guard expected.
+        audited: it is audited.
+        token: the first token.
+        donors_s, prepare_s, audit_s, learn_s: hidden work, afterwards: copying KV into the stores; embeddings
+            and corrections for those who will read the answer; audits and trials; anchors, maps and the guard.
+        passes: forward passes of the hidden work.
+        scores: distributions that predicted the first tokens of the answer, if they were asked for.
     """
 
     ttft_s: float
@@ -50,37 +58,25 @@ class First:
     correct_s: float = 0.0
     assemble_s: float = 0.0
     forward_s: float = 0.0
+    cpu_s: float = 0.0
     computed: int = 0
     exact: int = 0
     corrected: int = 0
     rung: str = "dense"
+    predicted: float = 0.0
+    audited: bool = False
     token: int = -1
-    cpu_s: float = 0.0
-
-    @property
-    def other_s(self) -> float:
-        """Opening the cache, choosing the token, and the rest."""
-        return max(0.0, self.ttft_s - self.match_s - self.correct_s - self.assemble_s - self.forward_s)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Rest:
-    """What came after the first token.
-
-    Args:
-        logits: `[positions, vocabulary]` that predicted the answer's first tokens, if asked for.
-        donors_s, prepare_s, audit_s, learn_s: hidden work: copying KV into the stores; embeddings
-            and corrections for those who will read the answer; forward passes of audits and trials;
-            anchors, maps and the guard.
-        passes: how many forward passes those were.
-    """
-
-    logits: Tensor | None = None
     donors_s: float = 0.0
     prepare_s: float = 0.0
     audit_s: float = 0.0
     learn_s: float = 0.0
     passes: int = 0
+    scores: FullScores | None = None
+
+    @property
+    def other_s(self) -> float:
+        """Of the first token: opening the cache, choosing the token, and the rest."""
+        return max(0.0, self.ttft_s - self.match_s - self.correct_s - self.assemble_s - self.forward_s)
 
     @property
     def hidden_s(self) -> float:
@@ -88,20 +84,41 @@ class Rest:
         return self.donors_s + self.prepare_s + self.audit_s + self.learn_s
 
 
+def first_token(started: float, result: PrefillResult, plan: PrefillPlan, **more: Any) -> Served:
+    """The first token is chosen, and the clock stops."""
+    token = int(result.logits[-1].argmax())
+    return Served(
+        time.perf_counter() - started,
+        assemble_s=result.assemble_s,
+        forward_s=result.forward_s,
+        computed=plan.computed_tokens,
+        exact=plan.placed_tokens(exact=True),
+        corrected=plan.placed_tokens(exact=False),
+        token=token,
+        **more,
+    )
+
+
 class Column(ABC):
-    """One way of serving calls. `first` is timed; `rest` is told the answer and does what is not waited for."""
+    """One way of serving calls, with a store of its own."""
 
     name: str
     learns = False
     stateless = False
 
+    def serve(self, call: Call, positions: int = 0) -> Served:
+        """A call, and then what nobody waits for; scores of the first `positions` tokens of the answer (0: none)."""
+        busy = time.process_time()
+        first = self.first(call)
+        return self.rest(call, replace(first, cpu_s=time.process_time() - busy), positions)
+
     @abstractmethod
-    def first(self, call: Call) -> First:
+    def first(self, call: Call) -> Served:
         """The first token."""
 
     @abstractmethod
-    def rest(self, call: Call, positions: int) -> Rest:
-        """The answer, teacher-forced, with logits of its first `positions` tokens (0: none); right after `first`."""
+    def rest(self, call: Call, first: Served, positions: int) -> Served:
+        """The answer is fed, and everything is done that an engine does when idle."""
 
     @property
     def held_bytes(self) -> int:
@@ -122,110 +139,67 @@ class Generate(Column):
         self.model = loaded.model
 
     @torch.no_grad()
-    def first(self, call: Call) -> First:
+    def first(self, call: Call) -> Served:
         """The first token."""
         started = time.perf_counter()
         ids = torch.tensor([call.ids], device=self.model.device)
-        found = self.model.generate(  # type: ignore[operator]
+        answer = self.model.generate(  # type: ignore[operator]
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=1, do_sample=False
         )
-        token = int(found[0, -1])
-        return First(time.perf_counter() - started, computed=len(call.ids), token=token)
+        token = int(answer[0, -1])
+        return Served(time.perf_counter() - started, computed=len(call.ids), token=token)
 
-    def rest(self, call: Call, positions: int) -> Rest:
+    def rest(self, call: Call, first: Served, positions: int) -> Served:
         """Nothing is kept."""
-        return Rest()
+        return first
 
 
-class Dense(Column):
-    """Our runner, everything computed."""
+class Plain(Column):
+    """The runner without any policy: everything computed, or with an exact prefix cache, as serving engines have it.
 
-    name = "dense"
-    stateless = True
+    Args:
+        loaded: the model.
+        prefix: whether there is that cache.
+    """
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: LoadedModel, *, prefix: bool) -> None:
+        self.name, self.stateless = ("prefix", False) if prefix else ("dense", True)
         self.runner = Runner(loaded.model)
-        self._cache: PlanCache | None = None
-        self._logits: Tensor | None = None
+        self.store = PrefixCache(self.runner.device, STORE_BYTES, STORE_BYTES) if prefix else None
+        self._open: tuple[PlanCache, Tensor] | None = None
 
-    def first(self, call: Call) -> First:
+    def first(self, call: Call) -> Served:
         """The first token."""
-        started = time.perf_counter()
-        self._cache = cache = self.runner.open(len(call.ids) + len(call.output))
-        result = self.runner.prefill(cache, call.ids)
-        token = int(result.logits[-1].argmax())
-        ttft = time.perf_counter() - started
-        self._logits = result.logits
-        return First(ttft, 0.0, 0.0, result.assemble_s, result.forward_s, len(call.ids), token=token)
-
-    def rest(self, call: Call, positions: int) -> Rest:
-        """The logits."""
-        if self._cache is None or self._logits is None:
-            raise RuntimeError("rest() before first()")
-        logits = spoken(self.runner, self._cache, call.output[: max(0, positions - 1)], self._logits, positions)
-        self.runner.close(self._cache)
-        return Rest(logits)
-
-
-class Prefix(Column):
-    """An exact prefix cache and nothing else: our runner and store, as serving engines do it."""
-
-    name = "prefix"
-
-    def __init__(self, loaded: LoadedModel) -> None:
-        self.runner = Runner(loaded.model)
-        self.store = PrefixCache(self.runner.device, STORE_BYTES, STORE_BYTES)
-        self._cache: PlanCache | None = None
-
-    def first(self, call: Call) -> First:
-        """The first token."""
-        started = time.perf_counter()
-        runs = prefix_runs(self.store.match(NAMESPACE, call.ids[:-1], exact=True), ReuseConfig().min_prefix)
-        plan = prefix_plan(len(call.ids), runs)
-        matched = time.perf_counter()
-        self._cache = cache = self.runner.open(len(call.ids) + len(call.output))
+        started, least = time.perf_counter(), ReuseConfig().min_prefix
+        prefix = find_prefix(self.store, NAMESPACE, call.ids, least, exact=True) if self.store else []
+        plan = prefix_plan(len(call.ids), prefix)
+        match = time.perf_counter() - started if self.store else 0.0
+        cache = self.runner.open(len(call.ids) + len(call.output))
         result = self.runner.prefill(cache, call.ids, plan)
-        token = int(result.logits[-1].argmax())
-        ttft = time.perf_counter() - started
-        placed = plan.placed_tokens(exact=True)
-        seconds = (matched - started, 0.0, result.assemble_s, result.forward_s)
-        return First(ttft, *seconds, plan.computed_tokens, placed, rung="exact" if placed else "dense", token=token)
+        self._open = cache, result.logits
+        return first_token(started, result, plan, match_s=match, rung="exact" if prefix else "dense")
 
-    def rest(self, call: Call, positions: int) -> Rest:
-        """The context goes into the store."""
-        if self._cache is None:
+    def rest(self, call: Call, first: Served, positions: int) -> Served:
+        """Dense gives the scores; for a prefix cache the context is stored, with the answer if the chat goes on."""
+        if self._open is None:
             raise RuntimeError("rest() before first()")
-        known = call.ids
-        if call.continues:
-            known = (*call.ids, *call.output)
-            self.runner.extend(self._cache, call.output)
-        started = time.perf_counter()
-        self.store.insert(NAMESPACE, known, len(known), self._cache.capture)
-        seconds = time.perf_counter() - started
-        self.runner.close(self._cache)
-        return Rest(donors_s=seconds)
+        cache, logits = self._open
+        if self.store:
+            known = (*call.ids, *call.output) if call.continues else call.ids
+            if call.continues:
+                self.runner.extend(cache, call.output)
+            started = time.perf_counter()
+            self.store.insert(NAMESPACE, known, len(known), cache.capture)
+            first = replace(first, donors_s=time.perf_counter() - started)
+        elif positions:
+            said = call.output[: positions - 1]
+            rows = [logits, self.runner.extend(cache, said, len(said))] if said else [logits]
+            first = replace(first, scores=FullScores(torch.cat(rows)))
+        self.runner.close(cache)
+        return first
 
     @property
     def held_bytes(self) -> int:
         """Bytes of stored KV."""
-        stats = self.store.stats()
-        return stats.device_bytes + stats.host_bytes
-
-
-def spoken(runner: Runner, cache: PlanCache, output: Sequence[int], prompt: Tensor, positions: int) -> Tensor | None:
-    """Feed an answer to a context: logits `[positions or fewer, vocabulary]` that predicted its first tokens.
-
-    Args:
-        runner: of the model.
-        cache: holds the prompt.
-        output: the answer.
-        prompt: logits `[1, vocabulary]` behind the prompt.
-        positions: how many are wanted; 0 returns `None`.
-    """
-    head, tail = output[: max(0, positions - 1)], output[max(0, positions - 1) :]
-    logits = [prompt[-1:]]
-    if head:
-        logits.append(runner.extend(cache, head, len(head)))
-    if tail:
-        runner.extend(cache, tail)
-    return torch.cat(logits) if positions else None
+        stats = self.store.stats() if self.store else None
+        return stats.device_bytes + stats.host_bytes if stats else 0

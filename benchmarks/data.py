@@ -12,28 +12,26 @@ from typing import Any
 
 from kvcomm_agents.errors import ConfigError
 
-DEFAULT_FOLDER = Path("../shared/data")
-"""Where questions are looked for if neither `--data` nor `$KVCOMM_DATA` names a folder."""
-
 Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class QuestionSet:
-    """Where one set of questions comes from, and how a row of it becomes a text."""
+    """Where one set of questions comes from, and how a row of it becomes a text.
+
+    Args:
+        file: its name in a folder, as JSON lines, gzipped.
+        hub: name, configuration and split, where a hub has it in this form.
+        text: of a row.
+    """
 
     file: str
-    hub: tuple[str, str, str] | None  # name, configuration, split; where it can be loaded as it is
+    hub: tuple[str, str, str] | None
     text: Callable[[Row], str]
 
 
 def _question(row: Row) -> str:
     return str(row["question"]).strip()
-
-
-def _multiple_choice(row: Row) -> str:
-    choices = (f"{letter}. {choice}" for letter, choice in zip("ABCD", row["choices"], strict=True))
-    return "\n".join((str(row["question"]).strip(), *choices))
 
 
 SETS: dict[str, QuestionSet] = {
@@ -43,7 +41,6 @@ SETS: dict[str, QuestionSet] = {
         ("openai/openai_humaneval", "openai_humaneval", "test"),
         lambda row: f"Complete this Python function.\n{str(row['prompt']).strip()}",
     ),
-    "mmlu": QuestionSet("mmlu.jsonl.gz", ("cais/mmlu", "all", "validation"), _multiple_choice),
     "musique": QuestionSet("musique.jsonl.gz", None, _question),
     "autogen": QuestionSet("whowhen_autogen.jsonl.gz", None, _question),
     "magentic": QuestionSet("whowhen_magentic.jsonl.gz", None, _question),
@@ -51,44 +48,45 @@ SETS: dict[str, QuestionSet] = {
 
 
 def load_questions(name: str, count: int, folder: Path | None = None) -> list[str]:
-    """The first questions of a set; of MMLU, which is sorted by subject, evenly spread ones.
+    """The first questions of a set.
 
     Args:
         name: one of `SETS`.
         count: how many.
-        folder: holds the set as JSON lines, gzipped or not; `None` tries `$KVCOMM_DATA`, then
-            `DEFAULT_FOLDER`, then the hub.
+        folder: holds the set as JSON lines, gzipped or not; `None` tries `$KVCOMM_DATA`, then the hub.
 
     Raises:
         ConfigError: no such set, it is nowhere to be had, is damaged, or holds fewer questions.
     """
-    rows = load_rows(name, folder)
-    if len(rows) < count:
-        raise ConfigError(f"{count} questions of {name} were asked for and there are {len(rows)}")
-    step = len(rows) // count if name == "mmlu" and count else 1
+    rows = load_rows(name, folder, count)
     try:
-        return [SETS[name].text(row) for row in rows[::step][:count]]
+        return [SETS[name].text(row) for row in rows[:count]]
     except (KeyError, ValueError, TypeError) as error:
         raise ConfigError(f"a row of {name} has not the fields of that set: {error!r}") from error
 
 
-def load_rows(name: str, folder: Path | None = None) -> list[Row]:
+def load_rows(name: str, folder: Path | None = None, least: int = 0) -> list[Row]:
     """All rows of a set, as they are.
 
     Raises:
-        ConfigError: as `load_questions`.
+        ConfigError: as `load_questions`; there are fewer than `least`.
     """
     if name not in SETS:
         raise ConfigError(f"there is no question set {name!r}; choose one of {', '.join(SETS)}")
-    named = folder or (Path(os.environ["KVCOMM_DATA"]) if os.environ.get("KVCOMM_DATA") else None)
-    where = named or DEFAULT_FOLDER
-    file = where / SETS[name].file
-    for candidate in (file, file.with_suffix("")):
-        if candidate.is_file():
-            return _read(candidate)
-    if named is not None:
-        raise ConfigError(f"no {SETS[name].file} in {where}; put it there, or leave --data out to take it from the hub")
-    return list(_from_hub(name))
+    rows = _rows(name, folder)
+    if len(rows) < least:
+        raise ConfigError(f"{least} rows of {name} were asked for and there are {len(rows)}")
+    return rows
+
+
+def _rows(name: str, folder: Path | None) -> list[Row]:
+    where = folder or (Path(os.environ["KVCOMM_DATA"]) if os.environ.get("KVCOMM_DATA") else None)
+    if where is None:
+        return list(_from_hub(name))
+    for file in (where / SETS[name].file, (where / SETS[name].file).with_suffix("")):
+        if file.is_file():
+            return _read(file)
+    raise ConfigError(f"no {SETS[name].file} in {where}; put it there, or leave --data out to take it from the hub")
 
 
 def _read(file: Path) -> list[Row]:
@@ -104,7 +102,7 @@ def _from_hub(name: str) -> Iterable[Row]:
     way_out = f"name a folder that holds {SETS[name].file} with --data or $KVCOMM_DATA"
     place = SETS[name].hub
     if place is None:
-        raise ConfigError(f"{name} is not here, and no hub has it in this form; {way_out}")
+        raise ConfigError(f"no hub has {name} in this form; {way_out}")
     hub, configuration, split = place
     try:
         from datasets import load_dataset  # type: ignore[import-not-found,unused-ignore]

@@ -6,59 +6,52 @@ with one taken elsewhere.
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import DynamicCache, PreTrainedModel, StaticCache
+from transformers import DynamicCache, StaticCache
 
 from kvcomm_agents.backends.transformers.runner import Runner
 from kvcomm_agents.models.loading import LoadedModel
 from kvcomm_agents.plan import Computed, Placed, PrefillPlan
 
-PREFIX, COMPUTED = 2000, 20
+from .floors import interleaved
+from .options import EngineOptions
+from .session import Report, Session, Table, title
+
+LENGTHS, PREFIX, COMPUTED = (512, 2048), 2000, 20
+_STEPS = 16  # of decoding
 
 
-def interleaved(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median seconds of each piece of work, taken in turns, the first round thrown away."""
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(rounds + 1):
-        for name, work in works.items():
-            started = time.perf_counter()
-            work()
-            seconds[name].append(time.perf_counter() - started)
-    return {name: statistics.median(times[1:]) for name, times in seconds.items()}
+def measure(options: EngineOptions, session: Session) -> Report:
+    """Dense prefill and decode against transformers, and TTFT behind a placed prefix against its floor."""
+    return {**session.described, **measure_engine(session.loaded, LENGTHS, PREFIX, options.rounds)}
 
 
 @torch.no_grad()
-def measure_engine(loaded: LoadedModel, lengths: Sequence[int] = (512, 2048), rounds: int = 7) -> dict[str, Any]:
-    """Dense prefill and decode against transformers, and TTFT behind a placed prefix against its floor.
+def measure_engine(loaded: LoadedModel, lengths: Sequence[int], prefix: int, rounds: int) -> dict[str, Any]:
+    """Seconds, and ratios of them.
 
     Args:
         loaded: the model.
-        lengths: prompt lengths, in tokens.
-        rounds: timed rounds.
+        lengths: of prompts, in tokens.
+        prefix: tokens that are placed before `COMPUTED` more.
+        rounds: timed.
     """
-    runner, model = Runner(loaded.model), loaded.model
-    vocabulary = model.config.get_text_config(decoder=True).vocab_size
+    runner, vocabulary = Runner(loaded.model), loaded.model.config.get_text_config(decoder=True).vocab_size
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(vocabulary // 2, (max(*lengths, PREFIX) + COMPUTED,), generator=generator).tolist()
-    result: dict[str, Any] = {
-        "model": loaded.name,
-        "dtype": str(runner.layout.dtype).removeprefix("torch."),
-        "device": str(runner.device),
-        "threads": torch.get_num_threads(),
-        "lengths": {str(length): _against_transformers(runner, model, ids[:length], rounds) for length in lengths},
-        "prefix": _prefix_hit(runner, ids[: PREFIX + COMPUTED], rounds),
+    ids = torch.randint(vocabulary // 2, (max(*lengths, prefix) + COMPUTED,), generator=generator).tolist()
+    return {
+        "lengths": {str(length): _against_transformers(runner, ids[:length], rounds) for length in lengths},
+        "prefix": _prefix_hit(runner, ids[: prefix + COMPUTED], rounds),
     }
-    return result
 
 
-def _against_transformers(runner: Runner, model: PreTrainedModel, ids: list[int], rounds: int) -> dict[str, float]:
-    whole, one = torch.tensor([ids], device=runner.device), torch.tensor([[ids[0]]], device=runner.device)
-    cache, steps = runner.open(len(ids) + 64), 16
+def _against_transformers(runner: Runner, ids: list[int], rounds: int) -> dict[str, float]:
+    model = runner.model
+    whole, first = torch.tensor([ids], device=runner.device), torch.tensor([[ids[0]]], device=runner.device)
+    cache = runner.open(len(ids) + 64)
     prefill = interleaved(
         {
             "theirs": lambda: model(whole, use_cache=True, logits_to_keep=1),
@@ -66,21 +59,16 @@ def _against_transformers(runner: Runner, model: PreTrainedModel, ids: list[int]
         },
         rounds,
     )
-    dynamic = DynamicCache()
-    static = StaticCache(config=model.config, max_cache_len=len(ids) + 64)
+    dynamic, static = DynamicCache(), StaticCache(config=model.config, max_cache_len=len(ids) + 64)
     for theirs in (dynamic, static):
         model(whole, past_key_values=theirs, use_cache=True, logits_to_keep=1)
-
-    def ours() -> None:
-        runner.decode(cache, ids[0])
-
     decode = interleaved(
         {
-            "dynamic": lambda: model(one, past_key_values=dynamic, use_cache=True),
-            "static": lambda: model(one, past_key_values=static, use_cache=True),
-            "ours": ours,
+            "dynamic": lambda: model(first, past_key_values=dynamic, use_cache=True),
+            "static": lambda: model(first, past_key_values=static, use_cache=True),
+            "ours": lambda: runner.decode(cache, ids[0]),
         },
-        steps,
+        _STEPS,
     )
     runner.close(cache)
     return {
@@ -95,11 +83,11 @@ def _against_transformers(runner: Runner, model: PreTrainedModel, ids: list[int]
 
 
 def _prefix_hit(runner: Runner, ids: list[int], rounds: int) -> dict[str, float]:
-    cache = runner.open(len(ids))
+    prefix = len(ids) - COMPUTED
+    cache, target = runner.open(len(ids)), runner.open(len(ids))
     runner.prefill(cache, ids)
-    block = cache.capture(0, PREFIX)
-    target = runner.open(len(ids))
-    plan = PrefillPlan((Placed(0, PREFIX, block, exact=True), Computed(PREFIX, len(ids))))
+    run = Placed(0, prefix, cache.capture(0, prefix), exact=True)
+    plan = PrefillPlan((run, Computed(prefix, len(ids))))
 
     def plain() -> None:
         ragged, runner.ragged = runner.ragged, False
@@ -112,13 +100,13 @@ def _prefix_hit(runner: Runner, ids: list[int], rounds: int) -> dict[str, float]
             "plain": plain,
             "hit": lambda: runner.prefill(target, ids, plan),
             "short": lambda: runner.prefill(target, ids[:COMPUTED]),
-            "copy": lambda: target.place(block, 0, None),
+            "copy": lambda: runner.assemble(target, plan),
         },
         rounds,
     )
     floor = medians["short"] + medians["copy"]
     return {
-        "prefix_tokens": PREFIX,
+        "prefix_tokens": prefix,
         "computed_tokens": COMPUTED,
         "dense_s": medians["dense"],
         "hit_s": medians["hit"],
@@ -129,3 +117,14 @@ def _prefix_hit(runner: Runner, ids: list[int], rounds: int) -> dict[str, float]
         "hit_over_floor": medians["hit"] / floor,
         "attention_and_rest_s": medians["hit"] - floor,
     }
+
+
+def tables(report: Mapping[str, Any]) -> Iterator[Table | str]:
+    """Ratios by prompt length, and the prefix hit."""
+    columns = {"prompt": ":key", "prefill": "prefill_ratio:.2f", "decode, best cache": "decode_ratio:.2f"}
+    yield Table(title(report, "our seconds over transformers'"), columns, report["lengths"])
+    hit = report["prefix"]
+    yield (
+        f"{hit['prefix_tokens']} tokens placed, {hit['computed_tokens']} computed: {hit['dense_over_hit']:.1f}x faster"
+        f" than dense, {hit['hit_over_floor']:.2f}x its floor of one short forward and the copy"
+    )

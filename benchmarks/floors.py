@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -12,14 +14,22 @@ import torch
 
 from kvcomm_agents.backends.transformers.runner import Runner
 from kvcomm_agents.config import MiB
-from kvcomm_agents.kv.block import KVBlock
 from kvcomm_agents.plan import Computed, Placed, PrefillPlan
-
-from .engine import interleaved
 
 _BLOCK = 256 * MiB
 _ROUNDS = 5
 _SAME = 0.05  # lengths that differ by less are measured as one
+
+
+def interleaved(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median seconds of each piece of work, taken in turns, the first round thrown away."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds + 1):
+        for name, work in works.items():
+            started = time.perf_counter()
+            work()
+            seconds[name].append(time.perf_counter() - started)
+    return {name: median(times[1:]) for name, times in seconds.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,18 +55,13 @@ class Floors:
 
         `attended_s` is that floor with attention over what is placed. `None` if no such call was measured.
         """
-        near = [one for one in self.behind_s if _near(one[0], computed) and _near(one[1], placed)]
+        near = [work for work in self.behind_s if _near(work[0], computed) and _near(work[1], placed)]
         if not near:
             return None
-        same = min(near, key=lambda one: abs(one[0] - computed) + abs(one[1] - placed))
-        forward = self.forward_s[same[0]]
-        copy = placed * self.token_bytes / self.bytes_per_s
-        return {
-            "forward_s": forward,
-            "copy_s": copy,
-            "total_s": forward + copy,
-            "attended_s": self.behind_s[same] + copy,
-        }
+        same = min(near, key=lambda work: abs(work[0] - computed) + abs(work[1] - placed))
+        forward, copy = self.forward_s[same[0]], placed * self.token_bytes / self.bytes_per_s
+        total, attended = forward + copy, self.behind_s[same] + copy
+        return {"forward_s": forward, "copy_s": copy, "total_s": total, "attended_s": attended}
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -92,34 +97,29 @@ class Floors:
         runner.prefill(cache, ids)
         decode = interleaved({"decode": lambda: runner.decode(cache, ids[0])}, _ROUNDS)["decode"]
         known = cache.capture(0, len(ids))
-
-        def forward(tokens: int) -> Callable[[], object]:
-            return lambda: runner.prefill(cache, ids[:tokens])
-
-        apart = _distinct(calls)
-        short = interleaved({str(computed): forward(computed) for computed in {one[0] for one in apart}}, _ROUNDS)
-        behind = {(computed, placed): _behind(runner, ids, known, computed, placed) for computed, placed in apart}
+        short, behind = dict[int, float](), dict[tuple[int, int], float]()
+        for computed, placed in _distinct(calls):
+            fits = min(placed, len(ids) - computed)
+            run = Placed(0, fits, known.slice(0, fits), exact=True)
+            hit = partial(runner.prefill, cache, ids[: fits + computed])
+            plan = PrefillPlan((run, Computed(fits, fits + computed)))
+            behind[computed, placed] = median([hit(plan).forward_s for _ in range(_ROUNDS + 1)][1:])
+            if computed not in short:
+                alone = partial(runner.prefill, cache, ids[:computed])
+                short[computed] = interleaved({"forward": alone}, _ROUNDS)["forward"]
         runner.close(cache)
-        return cls(bandwidth, runner.layout.token_bytes, decode, {int(n): s for n, s in short.items()}, behind)
+        return cls(bandwidth, runner.layout.token_bytes, decode, short, behind)
 
 
-def _behind(runner: Runner, ids: Sequence[int], known: KVBlock, computed: int, placed: int) -> float:
-    placed = min(placed, len(ids) - computed)
-    cache = runner.open(placed + computed)
-    plan = PrefillPlan((Placed(0, placed, known.slice(0, placed), True), Computed(placed, placed + computed)))
-    taken = [runner.prefill(cache, ids[: placed + computed], plan).forward_s for _ in range(_ROUNDS + 1)]
-    runner.close(cache)
-    return median(taken[1:])
-
-
-def _near(one: int, other: int) -> bool:
-    return math.isclose(one, other, rel_tol=_SAME, abs_tol=1)
+def _near(tokens: int, other: int) -> bool:
+    return math.isclose(tokens, other, rel_tol=_SAME, abs_tol=1)
 
 
 def _distinct(calls: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    found: list[tuple[int, int]] = []
-    for computed, placed in sorted({one for one in calls if all(one)}):
-        like = [one for one in found if _near(one[0], computed)]
-        if not any(_near(one[1], placed) for one in like):
-            found.append((like[0][0] if like else computed, placed))
-    return found
+    """One of each kind of call, those alike in what they compute with the very same count of it."""
+    kinds: list[tuple[int, int]] = []
+    for computed, placed in sorted({work for work in calls if all(work)}):
+        like = [work for work in kinds if _near(work[0], computed)]
+        if not any(_near(work[1], placed) for work in like):
+            kinds.append((like[0][0] if like else computed, placed))
+    return kinds

@@ -2,116 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from kvcomm_agents.models.loading import LoadedModel
 
 from .calls import Protocol, protocol_calls
-from .console import Tell, quietly
-from .hitpath import measure_hitpath
-from .ours import make_column
-from .ttft import run
+from .hitpath import hits
+from .options import GrowthOptions, names
+from .runs import Run, serve_all
+from .served import make_column
+from .session import Report, Session, Table, title
 
-CONTEXTS = (512, 1024, 2048, 4096, 8000)  # the prompt of 8K leaves room for its answer in a context of 8192
-AGENTS = (2, 4, 8, 16)
-SPANS = (10, 100, 1_000, 10_000, 100_000)
-LENGTHS = Protocol(2, 64, 128, 48)
-KINDS = ("context", "agents", "spans")
+SIZES = {
+    "spans": (10, 100, 1_000, 10_000, 100_000),
+    "context": (512, 1024, 2048, 4096, 8000),  # the prompt of 8K leaves room for its answer in a context of 8192
+    "agents": (2, 4, 8, 16),
+}
+LENGTHS = (64, 128, 48)  # of instructions, question and answers, where agents grow
+PROMPT, KNOWN, ROUNDS = 1024, 10, 3  # tokens where spans grow, spans where the prompt grows, and timed rounds
+_TIMES = ("match_s", "correct_s", "assemble_s", "forward_s", "dense_s")
 
 
-def grow_context(
-    loaded: LoadedModel, lengths: Sequence[int] = CONTEXTS, rounds: int = 3, tell: Tell = quietly
-) -> dict[str, dict[str, float]]:
-    """One hit on four spans, against a dense prefill, by prompt length. KV of spans is random: only time is asked.
+def measure(options: GrowthOptions, session: Session) -> Report:
+    """By kind and size: seconds of a hit (`ttft_s`) and of a dense prefill, and bytes held.
 
-    Returns:
-        By length: `dense_s`, `ttft_s` (all of a hit), `match_s`, and `held_bytes`, KV of the spans and their maps.
+    Those are of spans and maps as the context grows, of the index alone as known spans do, and of all that was
+    learned and stored as agents do.
     """
-    found = {}
-    for done, length in enumerate(lengths, 1):
-        found[str(length)] = _hit(loaded, length, 10, rounds, "held_bytes")
-        tell("prompt lengths", done, len(lengths))
-    return found
+    report = dict(session.described)
+    for kind in names(options.kinds, tuple(SIZES), "kind"):
+        report[kind] = {}
+        for done, size in enumerate(SIZES[kind], 1):
+            if kind == "agents":
+                report[kind][str(size)] = _team(session.loaded, size, options.data)
+            elif kind == "context":
+                report[kind][str(size)] = _hit(session.loaded, size, KNOWN, "held_bytes")
+            else:
+                report[kind][str(size)] = _hit(session.loaded, PROMPT, size, "index_bytes")
+            session.keep(report)
+            session.tell(kind, done, len(SIZES[kind]))
+    return report
 
 
-def grow_spans(
-    loaded: LoadedModel, known: Sequence[int] = SPANS, length: int = 1024, rounds: int = 3, tell: Tell = quietly
-) -> dict[str, dict[str, float]]:
-    """The same by how many other spans of 150 tokens are known. `held_bytes`: of the index; their KV is left out."""
-    found = {}
-    for done, count in enumerate(known, 1):
-        found[str(count)] = _hit(loaded, length, count, rounds, "index_bytes")
-        tell("known spans", done, len(known))
-    return found
+def _hit(loaded: LoadedModel, length: int, known: int, held: str) -> dict[str, float]:
+    figures = hits(loaded, (length,), known, ROUNDS)
+    row = figures["lengths"][str(length)]
+    ttft = row["match_s"] + row["assemble_s"] + row["forward_s"]
+    return {**{name: row[name] for name in _TIMES}, "ttft_s": ttft, "held_bytes": float(figures[held])}
 
 
-def _hit(loaded: LoadedModel, length: int, known: int, rounds: int, held: str) -> dict[str, float]:
-    report = measure_hitpath(loaded, (length,), known, rounds)
-    row = report["lengths"][str(length)]
+def _team(loaded: LoadedModel, agents: int, folder: Path | None) -> dict[str, float]:
+    """The last of so many fully connected agents, everything placed that can be, after three requests."""
+    run = corrected_run(loaded, Protocol(agents, *LENGTHS), folder)
+    last = {name: [row for row in run.of(name) if row.call.agent == f"agent {agents}"] for name in run.held}
+    ttft = {name: median(row.served.ttft_s for row in rows) for name, rows in last.items()}
+    ours = last["corrected"]
     return {
-        "dense_s": row["dense_s"],
-        "ttft_s": row["match_s"] + row["assemble_s"] + row["forward_s"],
-        "match_s": row["match_s"],
-        "correct_s": row["correct_s"],
-        "assemble_s": row["assemble_s"],
-        "forward_s": row["forward_s"],
-        "held_bytes": float(report[held]),
+        "dense_s": ttft["dense"],
+        "prefix_s": ttft["prefix"],
+        "ttft_s": ttft["corrected"],
+        "match_s": median(row.served.match_s for row in ours),
+        "prompt": float(len(ours[0].call.ids)),
+        "kl": fmean(row.kl or 0.0 for row in ours),
+        "held_bytes": float(run.held["corrected"]),
     }
 
 
-def grow_agents(
-    loaded: LoadedModel,
-    agents: Sequence[int] = AGENTS,
-    lengths: Protocol = LENGTHS,
-    folder: Path | None = None,
-    tell: Tell = quietly,
-) -> dict[str, dict[str, float]]:
-    """The last of so many fully connected agents, everything placed that can be, after three requests.
-
-    Args:
-        loaded: the model.
-        agents: how many.
-        lengths: of texts; its agents are not looked at.
-        folder: of the data.
-        tell: called as agents grow.
-
-    Returns:
-        By agents: `dense_s`, `prefix_s`, `ttft_s` and `match_s` of the last agent's call, `prompt` its
-        tokens, `kl`, and `held_bytes`, all that was learned and stored for the whole team.
-    """
-    found = {}
-    for done, count in enumerate(agents, 1):
-        protocol = Protocol(count, lengths.prefix, lengths.question, lengths.output)
-        columns = [make_column(name, loaded) for name in ("dense", "prefix", "corrected")]
-        served = run(columns, protocol_calls(loaded, protocol, 5, folder), cold=3)
-        last = [row for row in served.steady if row.call.agent == f"agent {count}"]
-        ttft = {one.name: median(row.first.ttft_s for row in last if row.column == one.name) for one in columns}
-        ours = [row for row in last if row.column == "corrected"]
-        found[str(count)] = {
-            "dense_s": ttft["dense"],
-            "prefix_s": ttft["prefix"],
-            "ttft_s": ttft["corrected"],
-            "match_s": median(row.first.match_s for row in ours),
-            "prompt": float(len(last[0].call.ids)),
-            "kl": sum(row.kl or 0.0 for row in ours) / len(ours),
-            "held_bytes": float(served.held["corrected"]),
-        }
-        for one in columns:
-            one.close()
-        tell("agents", done, len(agents))
-    return found
+def corrected_run(loaded: LoadedModel, protocol: Protocol, folder: Path | None) -> Run:
+    """Everything placed that can be, beside dense and an exact prefix cache; three requests to learn from, two more."""
+    columns = [make_column(name, loaded) for name in ("dense", "prefix", "corrected")]
+    try:
+        return serve_all(columns, protocol_calls(loaded, protocol, 5, folder), cold=3)
+    finally:
+        for column in columns:
+            column.close()
 
 
-def grow(loaded: LoadedModel, kinds: Sequence[str], folder: Path | None = None, tell: Tell = quietly) -> dict[str, Any]:
-    """What was asked for of `KINDS`."""
-    found: dict[str, Any] = {}
-    if "spans" in kinds:
-        found["spans"] = grow_spans(loaded, tell=tell)
-    if "context" in kinds:
-        found["context"] = grow_context(loaded, tell=tell)
-    if "agents" in kinds:
-        found["agents"] = grow_agents(loaded, folder=folder, tell=tell)
-    return found
+def tables(report: Mapping[str, Any]) -> Iterator[Table]:
+    """One of each kind."""
+    columns = {
+        "dense ms": "dense_s:ms1",
+        "prefix ms": "prefix_s:ms1",
+        "hit ms": "ttft_s:ms1",
+        "match ms": "match_s:ms1",
+    }
+    for kind in SIZES:
+        if kind in report:
+            shown = {kind: ":key", **columns, "KL": "kl:.4f", "held bytes": "held_bytes:.3g"}
+            yield Table(title(report, kind), shown, report[kind])

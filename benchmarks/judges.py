@@ -8,21 +8,24 @@ cannot show anything, so that is reported first.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kvcomm_agents.backends.transformers.forced import forced
-from kvcomm_agents.config import ReuseConfig
 from kvcomm_agents.errors import ConfigError
 
-from .chain import Chain, Instance
-from .record import Case, Recorder
-from .replay import Replay
-from .strategies import GUARDED, NAMES, STRATEGIES, Learned
+from .calls import tokens_of
+from .chain import Chain
+from .data import load_questions
+from .learned import Learned
+from .options import JudgesOptions, names
+from .record import Recorder
+from .served import make_column
+from .session import Report, Session, Table, title
+from .strategies import GUARDED, NAMES, STRATEGIES, logits_of
 from .team import QUESTION, Agent, Role, Span
 
 LETTERS = "ABCD"
@@ -51,18 +54,15 @@ _JUDGE = (
 
 def contest() -> tuple[Agent, ...]:
     """Four solvers who read only the question, and the judges."""
-    solvers = [
-        Agent(role.name, role.system, ("The question is the following:\n", Span(QUESTION), "\n\nWhat is your answer?"))
-        for role in SOLVERS
-    ]
-    judges = []
+    asked = ("The question is the following:\n", Span(QUESTION), "\n\nWhat is your answer?")
+    agents = [Agent(role.name, role.system, asked) for role in SOLVERS]
     for name, order in zip(JUDGES, ORDERS, strict=True):
         user: list[str | Span] = ["The question of this contest is the following:\n", Span(QUESTION)]
         for letter, solver in zip(LETTERS, order, strict=True):
             user += [f"\n\nContestant {letter} has handed in this answer:\n", Span(SOLVERS[solver].name)]
         user.append("\n\nWhich answer wins? Reply with one letter: A, B, C or D.")
-        judges.append(Agent(name, _JUDGE, tuple(user)))
-    return (*solvers, *judges)
+        agents.append(Agent(name, _JUDGE, tuple(user)))
+    return tuple(agents)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +84,10 @@ class Jury:
     """
 
     def __init__(self, chain: Chain) -> None:
-        ids = [chain.loaded.tokenizer(letter, add_special_tokens=False)["input_ids"] for letter in LETTERS]
-        if any(len(one) != 1 for one in ids):
+        ids = list(map(tokens_of(chain.loaded), LETTERS))
+        if any(len(letter) != 1 for letter in ids):
             raise ConfigError(f"the letters {LETTERS} are not single tokens of this model, so its picks cannot be read")
-        self._letters = torch.tensor([one[0] for one in ids])
+        self._letters = torch.tensor(ids)[:, 0]
 
     def pick(self, judge: str, logits: Tensor) -> Pick:
         """The letter with the largest logit, first position of `[positions, vocabulary]`."""
@@ -95,79 +95,67 @@ class Jury:
         return Pick(place, ORDERS[JUDGES.index(judge)][place])
 
 
-def judge(
-    chain: Chain,
-    questions: Sequence[str],
-    warmup: int,
-    strategies: Sequence[str] = NAMES,
-    reuse: ReuseConfig | None = None,
-    embedder: str | None = None,
-    tell: Callable[[str, int, int], None] = lambda stage, done, total: None,
-) -> dict[str, Any]:
-    """Every strategy's picks beside the dense ones.
-
-    Args:
-        chain: of `contest()`, the judges silent.
-        questions: those of the warm-up first.
-        warmup: how many of them teach.
-        strategies: of `NAMES`.
-        reuse: the policy of `guarded`.
-        embedder: as in `EngineConfig`.
-        tell: hears of progress.
-
-    Returns:
-        `warmup`, `eval`, `dense_judge` and `strategies`.
-    """
-    total = len(questions)
-    instances = chain.run(questions, lambda done: tell("answers", done, total))
-    jury, recorder = Jury(chain), Recorder(chain)
-    learned = Learned(recorder)
-    replay = Replay(chain.loaded, reuse, embedder) if GUARDED in strategies else None
+def measure(options: JudgesOptions, session: Session) -> Report:
+    """How often each strategy has the judges pick as dense does."""
+    strategies, warmup = names(options.strategies, NAMES, "strategy"), options.warmup
+    questions = load_questions(options.questions, warmup + options.evaluation, options.data)
+    asked = Chain(session.loaded, contest(), silent=JUDGES, say=session.say)
+    instances = asked.run(questions, session.tell)
+    jury, recorder = Jury(asked), Recorder(asked)
+    learned, guarded = Learned(recorder), make_column(GUARDED, asked.loaded)
     dense: list[dict[str, Pick]] = []
     same: dict[str, Counter[str]] = {name: Counter() for name in strategies}
     for index, question in enumerate(instances):
         cases = {case.instance.agent: case for case in recorder.cases(question)}
-        served = {one.agent: replay.serve(one).logits for one in question} if replay else {}
-        if index >= warmup:
-            dense.append({name: jury.pick(name, cases[name].logits) for name in JUDGES})
-        for name in JUDGES:
-            if index < warmup:
-                learned.learn(cases[name])
-                continue
-            for strategy in strategies:
-                logits = served.get(name) if strategy == GUARDED else _logits(cases[name], strategy, learned)
-                agreed = logits is None or jury.pick(name, logits) == dense[-1][name]
-                same[strategy][name] += agreed
-        tell("judges", index + 1, total)
+        served = {one.agent: guarded.serve(one, 1) for one in question} if GUARDED in strategies else {}
+        if index < warmup:
+            for judge in JUDGES:
+                learned.learn(cases[judge])
+            continue
+        dense.append({judge: jury.pick(judge, cases[judge].logits) for judge in JUDGES})
+        for judge in JUDGES:
+            for name in strategies:
+                logits = cases[judge].logits
+                if name != GUARDED:
+                    logits = logits_of(cases[judge], STRATEGIES[name](cases[judge], learned), learned)
+                elif served[judge].corrected and (scores := served[judge].scores):
+                    logits = scores.logits
+                same[name][judge] += jury.pick(judge, logits) == dense[-1][judge]
+        session.tell("judges", index + 1, len(questions))
     return {
+        **session.described,
+        "data": options.questions,
         "warmup": warmup,
-        "eval": total - warmup,
+        "eval": options.evaluation,
         "dense_judge": _bias(dense),
         "strategies": {name: _consistency(same[name], len(dense)) for name in strategies},
     }
 
 
-def _logits(case: Case, strategy: str, learned: Learned) -> Tensor:
-    instance: Instance = case.instance
-    plan = STRATEGIES[strategy](case, learned).plan
-    return forced(learned.recorder.runner, instance.ids, (), plan)
-
-
-def _bias(picks: Sequence[dict[str, Pick]]) -> dict[str, Any]:
+def _bias(picks: Sequence[Mapping[str, Pick]]) -> dict[str, Any]:
     """What the dense judge goes by: how often it names the same answer, or the same place, in both orders."""
     ordered, shuffled = JUDGES
+    letters = {judge: sorted(LETTERS[one[judge].place] for one in picks) for judge in JUDGES}
     return {
         "same_answer": sum(one[ordered].solver == one[shuffled].solver for one in picks) / len(picks),
         "same_place": sum(one[ordered].place == one[shuffled].place for one in picks) / len(picks),
-        "places": {name: dict(sorted(Counter(LETTERS[one[name].place] for one in picks).items())) for name in JUDGES},
+        "places": {judge: dict(Counter(named)) for judge, named in letters.items()},
     }
 
 
-def _consistency(same: Counter[str], cases: int) -> dict[str, Any]:
-    ordered, shuffled = (same[name] / cases for name in JUDGES)
-    return {
-        "n": len(JUDGES) * cases,
-        "judge_consistency": (ordered + shuffled) / 2,
-        "in_order": ordered,
-        "shuffled": shuffled,
-    }
+def _consistency(same: Mapping[str, int], cases: int) -> dict[str, Any]:
+    ordered, shuffled = (same[judge] / cases for judge in JUDGES)
+    mean = (ordered + shuffled) / 2
+    return {"n": len(JUDGES) * cases, "judge_consistency": mean, "in_order": ordered, "shuffled": shuffled}
+
+
+def tables(report: Mapping[str, Any]) -> Iterator[Table | str]:
+    """What the dense judge goes by, and a row a strategy."""
+    dense = report["dense_judge"]
+    yield (
+        f"dense judge, answers in order and shuffled: same answer {dense['same_answer']:.0%}, same place"
+        f" {dense['same_place']:.0%}, places {dense['places']}"
+    )
+    shares = {"consistency": "judge_consistency:.2f", "in order": "in_order:.2f", "shuffled": "shuffled:.2f"}
+    heading = title(report, f"{report['data']}: picks as the dense judge does")
+    yield Table(heading, {"strategy": ":key", "n": "n", **shares}, report["strategies"])

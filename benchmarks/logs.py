@@ -15,7 +15,7 @@ from kvcomm_agents.models.loading import LoadedModel
 from kvcomm_agents.request import Message
 from kvcomm_agents.text.prompt import PromptRenderer
 
-from .calls import Call
+from .calls import Call, cuts_of, tokens_of
 from .data import load_rows
 
 LOGS = ("autogen", "magentic")
@@ -33,14 +33,7 @@ _TEAM = {
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """One line of a log.
-
-    Args:
-        speaker: who said it.
-        text: what.
-        called: a model was called for it.
-        heard: later calls have it in their prompts.
-    """
+    """One line of a log: `called` if a model was called for it, `heard` if later calls have it in their prompts."""
 
     speaker: str
     text: str
@@ -68,31 +61,26 @@ def replay_calls(
     """
     if name not in LOGS:
         raise ConfigError(f"there are no logs {name!r}; choose one of {', '.join(LOGS)}")
-    rows = load_rows(name, folder)
-    if len(rows) < logs:
-        raise ConfigError(f"{logs} logs of {name} were asked for and there are {len(rows)}")
-    renderer = PromptRenderer(loaded.tokenizer)
-    return [list(_calls(loaded, renderer, index, row, limit)) for index, row in enumerate(rows[:logs])]
+    rows = load_rows(name, folder, logs)[:logs]
+    return [list(_calls(loaded, index, row, limit)) for index, row in enumerate(rows)]
 
 
-def _calls(
-    loaded: LoadedModel, renderer: PromptRenderer, request: int, row: Mapping[str, Any], limit: int
-) -> Iterator[Call]:
+def _calls(loaded: LoadedModel, request: int, row: Mapping[str, Any], limit: int) -> Iterator[Call]:
+    renderer, words = PromptRenderer(loaded.tokenizer), tokens_of(loaded)
     systems: Mapping[str, str] = row.get("system_prompt") or _TEAM
     heard: list[_Turn] = []
     for turn in _turns(row["history"], systems):
         if turn.called and turn.speaker in systems and heard:
             messages = [Message("system", systems[turn.speaker])]
             messages += [
-                Message("assistant" if one.speaker == turn.speaker else "user", one.text, one.speaker) for one in heard
+                Message("assistant" if said.speaker == turn.speaker else "user", said.text, said.speaker)
+                for said in heard
             ]
-            rendered = renderer.segments(messages)
-            output = tuple(loaded.tokenizer(turn.text, add_special_tokens=False)["input_ids"])
+            rendered, output = renderer.segments(messages), words(turn.text)
             if len(rendered.ids) + len(output) > limit:
                 return
-            cuts = tuple(edge for part in rendered.parts for edge in (part.start, part.stop))
             if output:
-                yield Call(request, turn.speaker, rendered.ids, output, cuts, continues=True)
+                yield Call(request, turn.speaker, rendered.ids, output, cuts_of(rendered), continues=True)
         if turn.heard:
             heard.append(turn)
 
@@ -107,8 +95,7 @@ def _turns(history: Sequence[Mapping[str, Any]], systems: Mapping[str, str]) -> 
         if aside.startswith("->"):  # part of the ledger that was written just before: said, and not asked for again
             yield _Turn(speaker, text, called=False)
         elif aside:  # the orchestrator's notes: of these only the plan is told to the others
-            yield _Turn(
-                speaker, text, called=not text.startswith("Next speaker"), heard=text.startswith("Initial plan")
-            )
+            plan, asked = text.startswith("Initial plan"), not text.startswith("Next speaker")
+            yield _Turn(speaker, text, called=asked, heard=plan)
         else:
             yield _Turn(speaker, text, called=speaker in systems)

@@ -6,7 +6,6 @@ not there is skipped, and the reason is told.
 
 from __future__ import annotations
 
-import http.client
 import importlib.util
 import json
 import os
@@ -16,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +28,10 @@ from kvcomm_agents.errors import ConfigError
 from kvcomm_agents.models.loading import LoadedModel
 
 from .calls import Call
-from .columns import Column, First, LostColumnError, Rest
+from .columns import Column, LostColumnError, Served
 
 NAMES = ("llama.cpp", "llama.cpp-reuse", "vllm")
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy leads to this machine
 _START_S = 240.0
 _CHUNK = 16  # `--cache-reuse`: tokens of the shortest run that is moved
 
@@ -54,34 +56,31 @@ class PeerSetting:
 
 
 class Server:
-    """A server process on this machine.
+    """A server process on this machine; both kinds say at `/health` that they are ready.
 
     Args:
-        command: without the port, which is added as `--port`.
-        health: a path that answers 200 once it is ready.
+        command: without host and port.
         env: added to this process's.
 
     Raises:
         ConfigError: it did not come up; the end of what it printed is in the message.
     """
 
-    def __init__(self, command: Sequence[str], health: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
-        self._log = tempfile.TemporaryFile()
+            port = probe.getsockname()[1]
+        self._url, self._log = f"http://127.0.0.1:{port}", tempfile.TemporaryFile()
+        full = [*command, "--host", "127.0.0.1", "--port", str(port)]
         try:
             self._process = subprocess.Popen(
-                [*command, "--host", "127.0.0.1", "--port", str(self.port)],
-                stdout=self._log,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **(env or {})},
+                full, stdout=self._log, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})}
             )
         except OSError as error:
             self._log.close()
             raise ConfigError(f"{command[0]} did not start: {error}") from error
         deadline = time.monotonic() + _START_S
-        while not self._ready(health):
+        while not self._ready():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 said = self._said()
                 self.close()
@@ -94,19 +93,16 @@ class Server:
         Raises:
             LostColumnError: it was refused, or nobody is there.
         """
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=600)
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(self._url + path, json.dumps(body).encode(), headers)
         try:
-            connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
-            answer = connection.getresponse()
-            text = answer.read()
+            with _DIRECT.open(request, timeout=600) as answer:
+                told: dict[str, Any] = json.loads(answer.read())
+                return told
+        except urllib.error.HTTPError as error:
+            raise LostColumnError(f"it refused a request: {error.code} {error.read(300)!r}") from error
         except OSError as error:
             raise LostColumnError(f"it is gone ({error}); the last it said: {self._said()}") from error
-        finally:
-            connection.close()
-        if answer.status != 200:
-            raise LostColumnError(f"it refused a request: {answer.status} {text[:300]!r}")
-        found: dict[str, Any] = json.loads(text)
-        return found
 
     def close(self) -> None:
         """Stop it."""
@@ -117,22 +113,30 @@ class Server:
             self._process.kill()
         self._log.close()
 
-    def _ready(self, health: str) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=2)
+    def _ready(self) -> bool:
         try:
-            connection.request("GET", health)
-            return connection.getresponse().status == 200
+            with _DIRECT.open(f"{self._url}/health", timeout=2):
+                return True
         except OSError:
             return False
-        finally:
-            connection.close()
 
     def _said(self) -> str:
         self._log.seek(0)
         return self._log.read().decode(errors="replace").strip()[-400:].replace("\n", " | ")
 
 
-class LlamaCpp(Column):
+class Peer(Column):
+    """A server as a column; stopped when it is closed."""
+
+    def __init__(self, command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+        self._server = Server(command, env)
+
+    def close(self) -> None:
+        """Stop the server."""
+        self._server.close()
+
+
+class LlamaCpp(Peer):
     """llama.cpp's server with its prompt cache; with `reuse` also `--cache-reuse`, in one slot.
 
     Args:
@@ -145,8 +149,7 @@ class LlamaCpp(Column):
     """
 
     def __init__(self, setting: PeerSetting, *, reuse: bool) -> None:
-        self.name = "llama.cpp-reuse" if reuse else "llama.cpp"
-        self._reuse = reuse
+        self.name, self._reuse, self._last = ("llama.cpp-reuse" if reuse else "llama.cpp"), reuse, tuple[int, ...]()
         program = setting.llama_server or shutil.which("llama-server")
         if program is None or not Path(program).is_file():
             raise ConfigError("no llama-server on the path; name it with --llama-server")
@@ -155,41 +158,39 @@ class LlamaCpp(Column):
         slots = 1 if reuse else setting.slots
         command = [program, "-m", str(setting.gguf), "-t", str(torch.get_num_threads()), "-np", str(slots)]
         command += ["-c", str(slots * (setting.context + 256)), "--no-kv-unified"]
-        command += ["--cache-reuse", str(_CHUNK)] if reuse else []
-        self._server = Server(command, "/health")
-        self._last: tuple[int, ...] = ()
+        super().__init__([*command, *(["--cache-reuse", str(_CHUNK)] if reuse else [])])
 
-    def first(self, call: Call) -> First:
+    def first(self, call: Call) -> Served:
         """The first token."""
         started = time.perf_counter()
-        found = self._ask(call.ids, 1)
-        ttft = time.perf_counter() - started
-        timings = found["timings"]
-        computed = int(timings["prompt_n"])
+        told = self._ask(call.ids, 1)
+        ttft, computed = time.perf_counter() - started, int(told["timings"]["prompt_n"])
         placed = len(call.ids) - computed
-        exact = min(placed, _common(self._last, call.ids)) if self._reuse else placed
-        forward = float(timings["prompt_ms"]) / 1e3
-        token = int((found.get("tokens") or [-1])[0])
-        return First(ttft, forward_s=forward, computed=computed, exact=exact, corrected=placed - exact, token=token)
+        same = os.path.commonprefix([self._last, call.ids]) if self._reuse else call.ids
+        exact = min(placed, len(same))
+        return Served(
+            ttft,
+            forward_s=float(told["timings"]["prompt_ms"]) / 1e3,
+            computed=computed,
+            exact=exact,
+            corrected=placed - exact,
+            token=int((told.get("tokens") or [-1])[0]),
+        )
 
-    def rest(self, call: Call, positions: int) -> Rest:
+    def rest(self, call: Call, first: Served, positions: int) -> Served:
         """With `reuse`, or where the conversation goes on, the answer is put into the slot."""
         self._last = call.ids
         if self._reuse or call.continues:
             self._last = (*call.ids, *call.output)
             self._ask(self._last, 0)
-        return Rest()
-
-    def close(self) -> None:
-        """Stop the server."""
-        self._server.close()
+        return first
 
     def _ask(self, ids: Sequence[int], tokens: int) -> dict[str, Any]:
         body = {"prompt": list(ids), "n_predict": tokens, "temperature": 0.0, "cache_prompt": True}
         return self._server.post("/completion", {**body, "return_tokens": True})
 
 
-class Vllm(Column):
+class Vllm(Peer):
     """vLLM's server with its prefix cache, as it is by default.
 
     Args:
@@ -208,31 +209,25 @@ class Vllm(Column):
         python = setting.vllm_python or (sys.executable if importlib.util.find_spec("vllm") else None)
         if python is None:
             raise ConfigError("no vLLM here; name an interpreter that has it with --vllm-python")
-        threads = str(torch.get_num_threads())
         command = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", loaded.folder]
         command += ["--dtype", str(loaded.model.dtype).removeprefix("torch."), "--max-num-seqs", "4"]
         command += ["--max-model-len", str(setting.context), "--enable-prefix-caching", "--served-model-name", "m"]
-        env = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": threads}
-        self._server = Server(command, "/health", {**env, "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"})
+        env = {"VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "1"}
+        super().__init__(command, {**env, "OMP_NUM_THREADS": str(torch.get_num_threads()), "HF_HUB_OFFLINE": "1"})
 
-    def first(self, call: Call) -> First:
+    def first(self, call: Call) -> Served:
         """The first token."""
         started = time.perf_counter()
-        found = self._ask(call.ids)
+        told = self._ask(call.ids)
         ttft = time.perf_counter() - started
-        details = found.get("usage", {}).get("prompt_tokens_details") or {}
-        placed = int(details.get("cached_tokens") or 0)
-        return First(ttft, computed=len(call.ids) - placed, exact=placed)
+        placed = int((told.get("usage", {}).get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
+        return Served(ttft, computed=len(call.ids) - placed, exact=placed)
 
-    def rest(self, call: Call, positions: int) -> Rest:
+    def rest(self, call: Call, first: Served, positions: int) -> Served:
         """Where the conversation goes on, the answer is put into its cache."""
         if call.continues:
             self._ask((*call.ids, *call.output))
-        return Rest()
-
-    def close(self) -> None:
-        """Stop the server."""
-        self._server.close()
+        return first
 
     def _ask(self, ids: Sequence[int]) -> dict[str, Any]:
         body = {"model": "m", "prompt": list(ids), "max_tokens": 1, "temperature": 0.0}
@@ -240,22 +235,12 @@ class Vllm(Column):
 
 
 def start_peers(names: Sequence[str], loaded: LoadedModel, setting: PeerSetting) -> tuple[list[Column], dict[str, str]]:
-    """The peers that are here, and why the others are not.
-
-    Raises:
-        ConfigError: there is no peer of that name.
-    """
-    found: list[Column] = []
+    """The peers of `NAMES` that are here, and why the others are not."""
+    columns: list[Column] = []
     skipped: dict[str, str] = {}
     for name in names:
-        if name not in NAMES:
-            raise ConfigError(f"there is no peer {name!r}; choose from {', '.join(NAMES)}")
         try:
-            found.append(Vllm(loaded, setting) if name == "vllm" else LlamaCpp(setting, reuse=name.endswith("reuse")))
+            columns.append(Vllm(loaded, setting) if name == "vllm" else LlamaCpp(setting, reuse=name.endswith("reuse")))
         except ConfigError as error:
             skipped[name] = str(error)
-    return found, skipped
-
-
-def _common(a: Sequence[int], b: Sequence[int]) -> int:
-    return next((index for index, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+    return columns, skipped

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from kvcomm_agents.backends.transformers.runner import Runner
 from kvcomm_agents.kv.block import KVBlock
-from kvcomm_agents.planning.divergence import KEPT
+from kvcomm_agents.planning.auditor import SCORED
 
-from .chain import Chain, Instance
+from .chain import Chain, Instance, Piece
 from .team import QUESTION
 
 
@@ -48,9 +47,14 @@ class Case:
     donors: Mapping[str, Donor]
 
     @property
-    def positions(self) -> int:
-        """Produced positions that are compared."""
-        return int(self.logits.shape[0])
+    def said(self) -> tuple[int, ...]:
+        """The part of the output that the compared positions predict, but for the last of these."""
+        return self.instance.output[: len(self.logits) - 1]
+
+    def bases(self, piece: Piece) -> Donor:
+        """KV of a span's tokens in this prompt, from its donor."""
+        donor, stop = self.donors[piece.name], piece.offset + piece.stop - piece.start
+        return Donor(*(block.slice(piece.offset, stop) for block in (donor.home, donor.alone, donor.isolated)))
 
 
 class Recorder:
@@ -58,6 +62,9 @@ class Recorder:
 
     Args:
         chain: whose requests.
+
+    Raises:
+        UnsupportedModelError: the model's keys cannot be moved.
     """
 
     def __init__(self, chain: Chain) -> None:
@@ -69,44 +76,32 @@ class Recorder:
         donors: dict[str, Donor] = {}
         cases = []
         for instance in instances:
-            logits, block = dense(self.runner, instance)
-            if QUESTION not in donors:
-                for piece in instance.spans:
-                    if piece.name == QUESTION:
-                        donors[QUESTION] = self._donor(instance.ids, block, piece.start, piece.stop, isolate=True)
-            cases.append(Case(instance, logits, block, dict(donors)))
-            context = (*instance.ids, *instance.fed)
-            if instance.fed:
-                donors[instance.agent] = self._donor(context, block, len(instance.ids), len(context), isolate=False)
+            context, start = (*instance.ids, *instance.output), len(instance.ids)
+            logits, block = self.prefill(context, len(instance.output) + 1)
+            for piece in instance.spans:
+                if piece.name == QUESTION and QUESTION not in donors:
+                    framed = self.chain.isolated(context[piece.start : piece.stop])
+                    donors[QUESTION] = self._donor(context, block, piece.start, piece.stop, framed)
+            cases.append(Case(instance, logits[:SCORED].clone(), block, dict(donors)))
+            if instance.output:
+                donors[instance.agent] = self._donor(context, block, start, len(context))
         return cases
 
-    def _donor(self, context: Sequence[int], block: KVBlock, start: int, stop: int, *, isolate: bool) -> Donor:
-        ids = context[start:stop]
+    def _donor(
+        self, context: Sequence[int], block: KVBlock, start: int, stop: int, framed: Sequence[int] = ()
+    ) -> Donor:
         home = block.slice(start, stop).unrotated(self.rope)
-        alone = self.prefill(ids).unrotated(self.rope)
-        if not isolate:
+        alone = self.prefill(context[start:stop])[1].unrotated(self.rope)
+        if not framed:
             return Donor(home, alone, home)
-        framed = self.chain.isolated(ids)
-        return Donor(home, alone, self.prefill(framed).slice(len(framed) - len(ids), len(framed)).unrotated(self.rope))
+        isolated = self.prefill(framed)[1].slice(len(framed) - home.tokens, len(framed))
+        return Donor(home, alone, isolated.unrotated(self.rope))
 
     @torch.no_grad()
-    def prefill(self, ids: Sequence[int]) -> KVBlock:
-        """The KV of a dense prefill, keys as cached."""
+    def prefill(self, ids: Sequence[int], keep: int = 1) -> tuple[Tensor, KVBlock]:
+        """Logits `[keep, vocabulary]` behind the last tokens of a dense prefill, and its KV, keys as cached."""
         cache = self.runner.open(len(ids))
         try:
-            self.runner.prefill(cache, ids)
-            return cache.capture(0, len(ids))
+            return self.runner.prefill(cache, ids, keep=keep).logits, cache.capture(0, len(ids))
         finally:
             self.runner.close(cache)
-
-
-@torch.no_grad()
-def dense(runner: Runner, instance: Instance) -> tuple[Tensor, KVBlock]:
-    """Logits of the compared positions, and the KV of prompt and output, of a dense run."""
-    context = (*instance.ids, *instance.fed)
-    cache = runner.open(len(context))
-    try:
-        result = runner.prefill(cache, context, keep=len(instance.fed) + 1)
-        return result.logits[:KEPT].clone(), cache.capture(0, len(context))
-    finally:
-        runner.close(cache)

@@ -1,144 +1,102 @@
-"""`kvcomm bench ttft`: time to first token, agent by agent, of every way of serving the same calls.
-
-Columns take turns on each call, in an order that rotates. What is done beside the critical path is
-timed too and charged in figures of its own; nothing is compared with a time taken in another run.
-"""
+"""`kvcomm bench ttft`: time to first token, agent by agent, of every way of serving the same calls."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import Tensor
+from kvcomm_agents.errors import ConfigError
+from kvcomm_agents.planning.auditor import SCORED
 
-from kvcomm_agents.planning.divergence import divergence
+from . import peers
+from .calls import Protocol, protocol_calls
+from .figures import HIDDEN, PARTS, figures_of, measure_floors
+from .logs import replay_calls
+from .options import TtftOptions, names
+from .runs import serve_all
+from .served import NAMES, make_column
+from .session import Report, Session, Table, title
 
-from .calls import Call
-from .columns import Column, First, LostColumnError, Rest
-from .console import Tell, quietly
-
-POSITIONS = 64
-"""Tokens of each answer at which distributions are compared: as many as the guard's own audits look at."""
-HIDDEN = ("donors_s", "prepare_s", "audit_s", "learn_s")
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One call served by one column: its first token, what was hidden, and mean KL(dense || column) per token."""
-
-    call: Call
-    column: str
-    first: First
-    rest: Rest
-    kl: float | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain JSON types, rounded to microseconds."""
-        first = asdict(self.first)
-        shown = {name: round(value, 6) if isinstance(value, float) else value for name, value in first.items()}
-        hidden = {name: round(getattr(self.rest, name), 6) for name in HIDDEN}
-        return {
-            "request": self.call.request,
-            "agent": self.call.agent,
-            "column": self.column,
-            "prompt": len(self.call.ids),
-            "output": len(self.call.output),
-            **shown,
-            **hidden,
-            "passes": self.rest.passes,
-            "kl": self.kl,
-        }
+PAPER = (1.11, 5.06, 6.14, 6.85, 7.82)
+"""Table 2 of the KVCOMM paper: TTFT of its five agents over dense without prefix caching (H100, Llama-3.1-8B)."""
 
 
-@dataclass(slots=True)
-class Run:
-    """What was measured: rows of the cold and of the steady phase, the most that each column held, and who was lost."""
+def measure(options: TtftOptions, session: Session) -> Report:
+    """Every column on the same calls.
 
-    cold: list[Row] = field(default_factory=list)
-    steady: list[Row] = field(default_factory=list)
-    held: dict[str, int] = field(default_factory=dict)
-    lost: dict[str, str] = field(default_factory=dict)
-    """Why a column could not go on, by its name. None of its rows is kept: they would be of fewer calls."""
-
-    def lose(self, column: str, why: str) -> None:
-        """Go on without a column."""
-        self.lost[column] = why
-        self.cold = [row for row in self.cold if row.column != column]
-        self.steady = [row for row in self.steady if row.column != column]
-        self.held.pop(column, None)
-
-
-def run(
-    columns: Sequence[Column],
-    requests: Sequence[Sequence[Call]],
-    cold: int,
-    positions: int = POSITIONS,
-    tell: Tell = quietly,
-) -> Run:
-    """Serve requests with every column. Interrupted (Ctrl-C) while it measures, it returns what there is.
-
-    Args:
-        columns: which.
-        requests: their calls, in order.
-        cold: of the first requests, only columns that learn serve all; the rest come in with the
-            last of them, untimed, so that prefixes are stored and memory is touched.
-        positions: of each answer's tokens that distributions are compared at.
-        tell: called with the requests done.
+    Raises:
+        ConfigError: there is no such column, peer or log, or too little text.
     """
-    found = Run()
-    turn = 0
-    for column in columns:  # the first pass of a process is slow; those who keep nothing take it for all
-        if column.stateless:
-            _take([column], requests[0][0], 0, found)
+    wanted = names(options.columns, NAMES, "column")
+    others = () if options.peers == "none" else names(options.peers, peers.NAMES, "peer")
+    loaded, cold = session.loaded, options.cold
+    protocol = Protocol(options.agents, options.prefix, options.question, options.output)
+    if options.replay:
+        cold, logs = 0, replay_calls(loaded, options.replay, options.logs, options.data, options.limit)
+        calls = [log for log in logs if log]
+        what = f"{len(calls)} logs of {options.replay}, contexts up to {options.limit} tokens"
+    else:
+        calls, what = protocol_calls(loaded, protocol, cold + options.steady, options.data), str(protocol)
+    if not calls:
+        raise ConfigError(f"no log fits into {options.limit} tokens; raise --limit")
+    longest = max(len(call.ids) + len(call.output) for request in calls for call in request)
+    setting = peers.PeerSetting(
+        options.llama_server, options.gguf, options.vllm_python, longest + 1, max(options.agents, 1)
+    )
+    started, skipped = peers.start_peers(others, loaded, setting)
+    columns = [*(make_column(name, loaded) for name in wanted), *started]
     try:
-        for number, calls in enumerate(requests):
-            steady = number >= cold
-            for call in calls:
-                here = [one for one in columns if one.name not in found.lost]
-                served = [one for one in here if steady or one.learns or number == cold - 1]
-                turn += 1
-                at = turn % max(len(served), 1)
-                rows = _rows(call, _take([*served[at:], *served[:at]], call, positions if steady else 0, found))
-                if steady:
-                    found.steady += rows
-                else:
-                    found.cold += [row for row in rows if any(one.learns for one in columns if one.name == row.column)]
-                for one in here:
-                    if one.name not in found.lost:
-                        found.held[one.name] = max(found.held.get(one.name, 0), one.held_bytes)
-            tell("requests", number + 1, len(requests))
-    except KeyboardInterrupt:
-        if not found.steady:
-            raise
-    return found
+        run = serve_all(columns, calls, cold, tell=session.tell)
+        figures = figures_of(loaded, run, measure_floors(loaded, run))
+    finally:
+        for column in columns:
+            column.close()
+    steady = len(calls) - cold
+    described = {"what": what, "cold": cold, "steady": steady, "replay": options.replay or None, "positions": SCORED}
+    report = {**session.described, "setting": described, **figures, "skipped": {**skipped, **run.lost}}
+    return report | ({"paper_speedup_over_dense": PAPER} if protocol == Protocol() and not options.replay else {})
 
 
-def _take(columns: Sequence[Column], call: Call, positions: int, found: Run) -> list[tuple[str, First, Rest]]:
-    """A call served by one column after the other. A peer that fails is lost, and the others go on."""
-    taken = []
-    for column in columns:
-        busy = time.process_time()
-        try:
-            first = replace(column.first(call), cpu_s=time.process_time() - busy)
-            taken.append((column.name, first, column.rest(call, positions)))
-        except LostColumnError as error:
-            found.lose(column.name, str(error))
-    return taken
-
-
-def _rows(call: Call, taken: Sequence[tuple[str, First, Rest]]) -> list[Row]:
-    truth = next((rest.logits for name, _, rest in taken if name == "dense"), None)
-    return [Row(call, name, first, _bare(rest), _kl(truth, first, rest)) for name, first, rest in taken]
-
-
-def _bare(rest: Rest) -> Rest:
-    return Rest(None, rest.donors_s, rest.prepare_s, rest.audit_s, rest.learn_s, rest.passes)
-
-
-def _kl(truth: Tensor | None, first: First, rest: Rest) -> float | None:
-    if truth is None or rest.logits is None:
-        return None
-    both = min(truth.shape[0], rest.logits.shape[0])
-    return 0.0 if not first.corrected else divergence(truth[:both], rest.logits[:both]).mean
+def tables(report: Mapping[str, Any]) -> Iterator[Table | str]:
+    """TTFT and speedups per agent, totals per column, hidden work, and what was skipped."""
+    columns, setting, agents = list(report["columns"]), report["setting"], report["agents"]
+    head = title(report, f"{report['device']}, {report['threads']} threads: {setting['what']}")
+    if not setting["replay"]:
+        times = {name: f"ttft_s/{name}:ms" for name in columns}
+        yield Table(f"{head}\nmedian ms to the first token", {"agent": "agent", "prompt": "prompt", **times}, agents)
+        for over in (name for name in ("dense", "prefix") if name in columns):
+            ratios = {name: f"speedup/{over}/{name}:.2f" for name in columns if name not in ("generate", over)}
+            yield Table(f"times faster than {over}", {"agent": "agent", **ratios}, agents)
+    totals = {
+        "column": ":key",
+        "calls": "calls",
+        "sum s": "ttft_s_total:.2f",
+        "median ms": "ttft_s_median:ms",
+        "calls reused": "calls_reused:.0%",
+        "computed": "tokens_computed:.1%",
+        "KL": "kl_mean:.4f",
+        "KL max": "kl_max:.4f",
+    }
+    yield Table(f"{head}\nall steady calls", totals, report["columns"])
+    # Where the time of calls goes that placed corrected KV, beside what is the least here.
+    placing = {f"{one['agent']}, {name}": (one, name) for one in agents for name in one["floor"]}
+    parts = {part.removesuffix("_s"): f"parts/{part}:ms" for part in PARTS}
+    rows = {
+        who: {"computed": one["computed"][name], "parts": one["parts_s"][name], "floor": one["floor"][name]}
+        for who, (one, name) in placing.items()
+    }
+    least = {"floor": "floor/total_s:ms", "attended": "floor/attended_s:ms"}
+    text = "ms; floor: a forward pass of what is computed and a copy of what is placed; attended: attention too"
+    yield Table(text, {"": ":key", "computed": "computed:.0f", **parts, **least}, rows)
+    # What first tokens did not wait for; and the speedups without it, with it, and of the whole run.
+    charged = {f"{name}, {phase}": one for name, phases in report["charged"].items() for phase, one in phases.items()}
+    hidden = {part.removesuffix("_s"): f"hidden_s/{part}:.2f" for part in HIDDEN}
+    yield Table("seconds", {"": ":key", "first tokens": "ttft_s:.2f", **hidden, "passes": "passes"}, charged)
+    kinds = {"TTFT": "", "charged": "_charged", "run": "_run"}
+    over_all = {
+        f"{kind} / {other}": f"speedup{infix}_over_{other}:.2f"
+        for other in ("dense", "prefix")
+        for kind, infix in kinds.items()
+    }
+    yield Table("times faster: TTFT, with hidden work charged, and the whole run", {"": ":key", **over_all}, charged)
+    yield from (f"{name} was skipped: {why}" for name, why in report["skipped"].items())

@@ -18,7 +18,7 @@ from langchain_core.messages import HumanMessage, SystemMessage
 from langgraph.graph import START, MessagesState, StateGraph
 
 from benchmarks.data import Row, load_rows
-from kvcomm_agents.tasks import Task, check, extract_code
+from coding_tasks import Task, check, extract_code
 from langchain_kvcomm import ChatKVComm
 
 ROLES = {

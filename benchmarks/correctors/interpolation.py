@@ -19,7 +19,6 @@ The pool of a placeholder is shared by all agents there; here every slot has its
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -75,7 +74,6 @@ class InterpolationCorrector:
     ) -> None:
         self.gamma, self.capacity, self.window, self.budget = gamma, capacity, window, budget
         self._pools: dict[Slot, list[_Anchor]] = {}
-        self._lock = threading.RLock()
         for slot, example in pool:
             self.learn(slot, example)
 
@@ -85,25 +83,23 @@ class InterpolationCorrector:
     @torch.no_grad()
     def learn(self, slot: Slot, example: Example) -> None:
         """Make the example an anchor. The published admission: only if not `shareable(slot, base)`."""
-        with self._lock:
-            pool = self._pools.pop(slot, [])
-            self._pools[slot] = pool  # most recently used last
-            if len(pool) >= self.capacity:
-                pool.remove(min(pool[: self.window], key=lambda anchor: anchor.uses))
-            pool.append(_Anchor(flat.owned(example.base), _offset(example)))
-            while self.nbytes > self.budget and sum(map(len, self._pools.values())) > 1:
-                oldest = next(iter(self._pools))
-                drop = min(self._pools[oldest][: self.window], key=lambda anchor: anchor.uses)
-                self._pools[oldest].remove(drop)
-                if not self._pools[oldest]:
-                    del self._pools[oldest]
+        pool = self._pools.pop(slot, [])
+        self._pools[slot] = pool  # most recently used last
+        if len(pool) >= self.capacity:
+            pool.remove(min(pool[: self.window], key=lambda anchor: anchor.uses))
+        pool.append(_Anchor(flat.owned(example.base), _offset(example)))
+        while self.nbytes > self.budget and sum(map(len, self._pools.values())) > 1:
+            oldest = next(iter(self._pools))
+            drop = min(self._pools[oldest][: self.window], key=lambda anchor: anchor.uses)
+            self._pools[oldest].remove(drop)
+            if not self._pools[oldest]:
+                del self._pools[oldest]
 
     @torch.no_grad()
     def learn_following(self, slot: Slot, static_example: Example) -> None:
         """Add the static segment after the span of the slot's newest anchor to that anchor."""
-        with self._lock:
-            if pool := self._pools.get(slot):
-                pool[-1].following = _offset(static_example)
+        if pool := self._pools.get(slot):
+            pool[-1].following = _offset(static_example)
 
     def _likeness(self, fitting: list[_Anchor], base: KVBlock, offset: int) -> Tensor:
         """Softmax over anchors of minus the Frobenius distance of the values (Eq. 4): `[anchors]`."""
@@ -114,9 +110,8 @@ class InterpolationCorrector:
     @torch.no_grad()
     def shareable(self, slot: Slot, base: KVBlock, offset: int = 0) -> bool:
         """Whether the slot's anchors cover the span: long enough, and near enough to few of them (Eq. 5)."""
-        with self._lock:
-            fitting = self._fitting(slot, offset + base.tokens)
-            return bool(fitting) and self._covers(self._likeness(fitting, base, offset))
+        fitting = self._fitting(slot, offset + base.tokens)
+        return bool(fitting) and self._covers(self._likeness(fitting, base, offset))
 
     def _covers(self, likeness: Tensor) -> bool:
         entropy = float(torch.special.entr(likeness).sum())
@@ -125,42 +120,39 @@ class InterpolationCorrector:
     @torch.no_grad()
     def weights(self, slot: Slot, base: KVBlock, offset: int = 0) -> Tensor:
         """Weights of the slot's long-enough anchors: `[2 (keys, values), anchors, tokens]`, 1 over anchors."""
-        with self._lock:
-            fitting = self._fitting(slot, offset + base.tokens)
-            return _weights(fitting, base, offset)
+        fitting = self._fitting(slot, offset + base.tokens)
+        return _weights(fitting, base, offset)
 
     @torch.no_grad()
     def correct(self, slot: Slot, base: KVBlock, embedding: Tensor | None = None, offset: int = 0) -> Correction:
         """Base plus the interpolated offsets; the base unchanged if it is not shareable."""
         stop = offset + base.tokens
-        with self._lock:
-            fitting = self._fitting(slot, stop)
-            if not fitting or not base.tokens:
-                return unchanged(base)
-            likeness = self._likeness(fitting, base, offset)
-            if not self._covers(likeness):
-                return unchanged(base)
-            self._pools[slot] = self._pools.pop(slot)
-            ranked = likeness.argsort(descending=True)
-            reached = int((likeness[ranked].cumsum(0) < _TOP_P).sum()) + 1
-            for index in ranked[:reached].tolist():
-                fitting[index].uses += 1
-            weights = _weights(fitting, base, offset)
-            moved = _mix(base, [anchor.offset.slice(offset, stop) for anchor in fitting], weights)
+        fitting = self._fitting(slot, stop)
+        if not fitting or not base.tokens:
+            return unchanged(base)
+        likeness = self._likeness(fitting, base, offset)
+        if not self._covers(likeness):
+            return unchanged(base)
+        self._pools[slot] = self._pools.pop(slot)
+        ranked = likeness.argsort(descending=True)
+        reached = int((likeness[ranked].cumsum(0) < _TOP_P).sum()) + 1
+        for index in ranked[:reached].tolist():
+            fitting[index].uses += 1
+        weights = _weights(fitting, base, offset)
+        moved = _mix(base, [anchor.offset.slice(offset, stop) for anchor in fitting], weights)
         count = len(fitting)
         return Correction(moved, count / (count + 1), count)
 
     @torch.no_grad()
     def correct_following(self, slot: Slot, span_base: KVBlock, static_base: KVBlock) -> Correction:
         """The static segment after a span, by the anchors of that span and the span's distance to them."""
-        with self._lock:
-            fitting = self._fitting(slot, span_base.tokens)
-            fitting = [a for a in fitting if a.following and a.following.tokens == static_base.tokens]
-            if not fitting or not self._covers(self._likeness(fitting, span_base, 0)):
-                return unchanged(static_base)
-            weights = _weights(fitting, span_base, 0).mean(2, keepdim=True)
-            offsets = [anchor.following for anchor in fitting if anchor.following]
-            moved = _mix(static_base, offsets, weights)
+        fitting = self._fitting(slot, span_base.tokens)
+        fitting = [a for a in fitting if a.following and a.following.tokens == static_base.tokens]
+        if not fitting or not self._covers(self._likeness(fitting, span_base, 0)):
+            return unchanged(static_base)
+        weights = _weights(fitting, span_base, 0).mean(2, keepdim=True)
+        offsets = [anchor.following for anchor in fitting if anchor.following]
+        moved = _mix(static_base, offsets, weights)
         return Correction(moved, len(fitting) / (len(fitting) + 1), len(fitting))
 
     def knows(self, slot: Slot) -> int:
@@ -169,9 +161,8 @@ class InterpolationCorrector:
 
     def forget(self, agent: str | None = None) -> None:
         """Forget an agent, or everything."""
-        with self._lock:
-            for slot in [slot for slot in self._pools if agent is None or slot.agent == agent]:
-                del self._pools[slot]
+        for slot in [slot for slot in self._pools if agent is None or slot.agent == agent]:
+            del self._pools[slot]
 
     @property
     def nbytes(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable
 
 import torch
@@ -64,7 +63,6 @@ class MeanCorrector:
     ) -> None:
         self.positions = positions
         self._table = SlotTable(budget, _MeanSums)
-        self._lock = threading.RLock()
         for slot, example in pool:
             self.learn(slot, example)
 
@@ -74,29 +72,27 @@ class MeanCorrector:
         if example.offset > 1:
             return
         offsets = flat.delta(example.base.slice(0, self.positions), example.true.slice(0, self.positions))
-        with self._lock:
-            sums = self._table.make(slot)
-            count = offsets.shape[1]
-            sums.grow(count, offsets)
-            sums.sums[:, :count] += example.weight * offsets
-            sums.weights[:count] += example.weight
-            sums.examples += 1
-            self._table.shrink()
+        sums = self._table.make(slot)
+        count = offsets.shape[1]
+        sums.grow(count, offsets)
+        sums.sums[:, :count] += example.weight * offsets
+        sums.weights[:count] += example.weight
+        sums.examples += 1
+        self._table.shrink()
 
     @torch.no_grad()
     def correct(self, slot: Slot, base: KVBlock, embedding: Tensor | None = None, offset: int = 0) -> Correction:
         """Base plus the mean offset at each token's index."""
-        with self._lock:
-            found = self._table.get(slot) or self._table.total(slot.agent)
-            if found is None or not found.examples:
-                return unchanged(base)
-            covered = max(0, min(base.tokens, found.weights.shape[0] - offset))
-            overall = found.sums.sum(1, keepdim=True) / found.weights.sum()
-            change = overall.expand(-1, base.tokens, -1).clone()
-            if covered:
-                own = slice(offset, offset + covered)
-                change[:, :covered] = found.sums[:, own] / found.weights[own, None]
-            count = found.examples
+        found = self._table.get(slot) or self._table.total(slot.agent)
+        if found is None or not found.examples:
+            return unchanged(base)
+        covered = max(0, min(base.tokens, found.weights.shape[0] - offset))
+        overall = found.sums.sum(1, keepdim=True) / found.weights.sum()
+        change = overall.expand(-1, base.tokens, -1).clone()
+        if covered:
+            own = slice(offset, offset + covered)
+            change[:, :covered] = found.sums[:, own] / found.weights[own, None]
+        count = found.examples
         return Correction(flat.add(base, change), count / (count + 1), count)
 
     def knows(self, slot: Slot) -> int:
@@ -105,8 +101,7 @@ class MeanCorrector:
 
     def forget(self, agent: str | None = None) -> None:
         """Forget an agent, or everything."""
-        with self._lock:
-            self._table.forget(agent)
+        self._table.forget(agent)
 
     @property
     def nbytes(self) -> int:

@@ -1,4 +1,4 @@
-"""`kvcomm store`: what was saved is listed, counted, checked and removed, without torch."""
+"""`kvcomm memory`: what was saved is listed, counted, checked and removed, without torch."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def root(saved_once: Path, tmp_path: Path) -> Path:
 
 
 def run(*args: object, **options: object):
-    return CliRunner(env={"COLUMNS": "200"}).invoke(app, ["store", *map(str, args)], **options)  # type: ignore[arg-type]
+    return CliRunner(env={"COLUMNS": "200"}).invoke(app, ["memory", *map(str, args)], **options)  # type: ignore[arg-type]
 
 
 def namespaces(root: Path) -> set[str]:
@@ -88,11 +88,11 @@ def test_the_counts_are_those_of_what_loads(root: Path) -> None:
 
 def test_ls_and_stats_as_tables_and_as_json(root: Path) -> None:
     ids = {each.folder.name for each in find_saved(root)}
-    table = run("ls", root)
+    table = run("list", root)
     assert table.exit_code == 0
     for word in (*ids, "tenant", "default", "tiny-llama"):
         assert word in table.output
-    records = json.loads(run("ls", root, "--json").output)
+    records = json.loads(run("list", root, "--json").output)
     assert {record["id"] for record in records} == ids
     assert {record["model"] for record in records} == {"tiny-llama"}
     (one,) = json.loads(run("stats", root, "--namespace", "tenant", "--json").output)
@@ -102,11 +102,11 @@ def test_ls_and_stats_as_tables_and_as_json(root: Path) -> None:
 
 
 def test_the_folder_may_come_from_the_environment(root: Path) -> None:
-    assert run("ls").exit_code == 2
-    assert "KVCOMM_MEMORY_FOLDER" in run("ls").stderr
-    found = CliRunner(env={"KVCOMM_MEMORY_FOLDER": str(root)}).invoke(app, ["store", "ls", "--json"])
+    assert run("list").exit_code == 2
+    assert "KVCOMM_MEMORY_FOLDER" in run("list").stderr
+    found = CliRunner(env={"KVCOMM_MEMORY_FOLDER": str(root)}).invoke(app, ["memory", "list", "--json"])
     assert len(json.loads(found.output)) == 2
-    missing = run("ls", root / "nowhere")
+    missing = run("list", root / "nowhere")
     assert missing.exit_code == 2
     assert "no folder" in missing.stderr
 
@@ -130,7 +130,7 @@ def test_verify_finds_what_is_damaged(root: Path) -> None:
     assert "damaged" in done.output
     problems = json.loads(run("verify", root, "--json").output)
     assert all(one["problems"] for one in problems)
-    assert "cannot be read" in run("ls", root).output
+    assert "cannot be read" in run("list", root).output
     assert run("stats", root, "--id", second.folder.name).exit_code == 2
 
 
@@ -160,7 +160,7 @@ def test_clear_asks_and_removes_what_was_chosen(root: Path) -> None:
     assert find_saved(root) == []
     assert [path.name for path in left.folder.iterdir()] == ["notes.txt"]
     assert other.read_text() == "mine"
-    assert run("ls", root).exit_code == 0
+    assert run("list", root).exit_code == 0
     assert run("clear", root, "--id", "0", "--yes").exit_code == 2
 
 
@@ -205,8 +205,8 @@ def test_version_1_is_read_and_what_it_did_not_say_is_unknown(root: Path) -> Non
 def test_the_commands_need_no_torch(root: Path) -> None:
     code = (
         "import sys; from kvcomm_agents.entrypoints.cli.app import app\n"
-        f"for name in ('ls', 'stats', 'verify'): app(['store', name, {str(root)!r}], standalone_mode=False)\n"
-        f"app(['store', 'clear', {str(root)!r}, '--yes'], standalone_mode=False)\n"
+        f"for name in ('list', 'stats', 'verify'): app(['memory', name, {str(root)!r}], standalone_mode=False)\n"
+        f"app(['memory', 'clear', {str(root)!r}, '--yes'], standalone_mode=False)\n"
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -82,6 +82,15 @@ def test_list_shows_a_cached_model(cache):
     assert str(folder)[:20] in output.replace("\n", "")
 
 
+def test_memory_goes_by_its_former_names_too(tmp_path):
+    said = [run(*words, str(tmp_path)).output for words in (("memory", "list"), ("memory", "ls"), ("store", "ls"))]
+    assert len(set(said)) == 1
+    assert "0 saved" in " ".join(said[0].split())
+    shown = run("--help").output, run("memory", "--help").output
+    assert " memory " in shown[0]
+    assert not any(f" {name} " in text for name, text in zip(("store", "ls"), shown, strict=True))
+
+
 @pytest.mark.weights
 def test_fetching_the_default_again_changes_nothing():
     folder = models.fetch_default()

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from fake_engine import FakeEngine
+from typer.testing import CliRunner
 
-from kvcomm_agents.entrypoints.cli.demo import PRACTICE_TASKS, run_demo
-from kvcomm_agents.errors import ConfigError, KVCommError
+from kvcomm_agents.entrypoints.cli.app import app
+from kvcomm_agents.errors import ConfigError
+from langchain_kvcomm.demo import PRACTICE_TASKS, run_demo
 
 ROUND = ["planner", "coder", "reviewer", "coder", "reviewer"]
 
@@ -49,12 +51,29 @@ def test_a_path_that_cannot_be_written_fails_first(engine: FakeEngine, tmp_path:
     assert engine.requests == []
 
 
-def test_the_engine_does_not_import_langchain() -> None:
-    code = "import sys, kvcomm_agents.entrypoints.cli.demo; sys.exit(any('lang' in name for name in sys.modules))"
+def test_the_command_line_does_not_import_langchain() -> None:
+    code = (
+        "import pkgutil, importlib, sys, kvcomm_agents\n"
+        "for module in pkgutil.walk_packages(kvcomm_agents.__path__, 'kvcomm_agents.'):\n"
+        "    importlib.import_module(module.name)\n"
+        "sys.exit(any('lang' in name.partition('.')[0] for name in sys.modules))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_without_langgraph_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "langchain_kvcomm", None)
-    with pytest.raises(KVCommError, match=r"kvcomm-agents\[langgraph\]"):
-        run_demo("fake", None, 4)
+@pytest.mark.parametrize("absent", ["langchain_core", "langgraph", "langchain_kvcomm"])
+def test_without_langgraph_the_error_names_the_extra(absent: str) -> None:
+    code = (
+        f"import sys; sys.modules[{absent!r}] = None\nfrom kvcomm_agents.entrypoints.cli.app import app; app(['demo'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert 'pip install "kvcomm-agents[langgraph]"' in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_command_runs_it(engine: FakeEngine, tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    done = CliRunner().invoke(app, ["demo", "--model", "fake", "--max-tokens", "2", "--json", str(out)])
+    assert done.exit_code == 0, done.output
+    assert len(json.loads(out.read_text())["calls"]) == len(ROUND) * 2

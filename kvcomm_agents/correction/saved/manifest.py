@@ -101,7 +101,7 @@ class Manifest:
             if version not in _READABLE:
                 raise SavedMemoryError(
                     f"{path} has version {version}; this is version {VERSION} of the format, which also reads 1."
-                    " Remove it with `kvcomm store clear`, or use the release that wrote it"
+                    " Remove it with `kvcomm memory clear`, or use the release that wrote it"
                 )
             data = found["data"]
             if Path(data).name != data:

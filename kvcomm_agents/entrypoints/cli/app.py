@@ -10,16 +10,18 @@ from rich.console import Console
 from rich.markup import escape
 
 from ..._version import __version__
-from ...errors import ConfigError, ReportError
+from ...errors import ConfigError, MissingExtraError, ReportError
 from .checkout import find_benchmarks
+from .console import JsonFile, Model, say, say_checked
 from .doctor_command import doctor_app
-from .memory_command import store_app
+from .memory_command import memory_app
 from .terminal import plain_errors
 
 app = typer.Typer(help="Reuse KV caches between the agents of one app.", no_args_is_help=True, add_completion=False)
 models_app = typer.Typer(help="Models kept on this machine.", no_args_is_help=False)
 app.add_typer(models_app, name="models")
-app.add_typer(store_app, name="store")
+app.add_typer(memory_app, name="memory")
+app.add_typer(memory_app, name="store", hidden=True)  # its former name
 app.add_typer(doctor_app)
 if (bench_app := find_benchmarks()) is not None:
     app.add_typer(bench_app, name="bench")
@@ -27,7 +29,7 @@ if (bench_app := find_benchmarks()) is not None:
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        Console().print(f"kvcomm-agents {__version__}", highlight=False)
+        say(f"kvcomm-agents {__version__}")
         raise typer.Exit
 
 
@@ -42,14 +44,17 @@ def _main(
 
 @app.command()
 def demo(
-    json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file.")] = None,
-    model: Annotated[str, typer.Option(help="Folder, GGUF file or hub id.")] = "default",
+    json_path: JsonFile = None,
+    model: Model = "default",
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens that each agent may write.")] = 48,
 ) -> None:
     """Run a small multi-agent app with and without reuse, and compare."""
     with plain_errors():
-        from .demo import run_demo
-
+        try:
+            from langchain_kvcomm.demo import run_demo
+        except ImportError as error:
+            text = f'the demo needs LangGraph: pip install "kvcomm-agents[langgraph]" ({error})'
+            raise MissingExtraError(text) from error
         run_demo(model=model, json_path=json_path, max_tokens=max_tokens)
 
 
@@ -81,7 +86,7 @@ def report(
             page.write_text(report_page(Recorded(requests, audits), file.stem, last), encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"the page cannot be written to {page}: {error.strerror}") from error
-        Console(soft_wrap=True).print(f"{len(requests)} calls: {escape(str(page))}", highlight=False)
+        say(f"{len(requests)} calls: {page}")
 
 
 @models_app.callback(invoke_without_command=True)
@@ -97,16 +102,15 @@ def list_models() -> None:
 
     from ...models.cache import cache_root, list_cached
 
-    console = Console()
     cached = list_cached()
     if not cached:
-        console.print(f"no models in {cache_root()}; get the default with: kvcomm models fetch", soft_wrap=True)
+        say(f"no models in {cache_root()}; get the default with: kvcomm models fetch")
         return
     table = Table("name", "MB", "dtype", "from", "folder")
     for model in cached:
         size = f"{model.size / 1e6:.0f}"
         table.add_row(escape(model.name), size, model.dtype, escape(model.source), escape(str(model.folder)))
-    console.print(table)
+    Console().print(table)
 
 
 @models_app.command()
@@ -119,7 +123,7 @@ def fetch(
 
         is_default = name.lower() in ("default", DEFAULT_MODEL.lower())
         folder = fetch_default() if is_default else resolve(name)
-        Console(soft_wrap=True).print(f"{escape(name)}: {escape(str(folder))}", highlight=False)
+        say(f"{name}: {folder}")
 
 
 @models_app.command()
@@ -128,13 +132,11 @@ def verify() -> None:
     from ...models.cache import cache_root, list_cached
     from ...models.cache import verify as verify_folder
 
-    console = Console(soft_wrap=True)
     bad = 0
     for model in list_cached():
         problems = verify_folder(model.folder)
         bad += bool(problems)
-        verdict = f"[red]{escape('; '.join(problems))}[/red]" if problems else "[green]ok[/green]"
-        console.print(f"{escape(model.name)}: {verdict}", highlight=False)
+        say_checked(model.name, problems)
     if bad:
-        console.print(f"delete the damaged folder in {escape(str(cache_root()))} and fetch the model again")
+        say(f"delete the damaged folder in {cache_root()} and fetch the model again")
         raise typer.Exit(1)

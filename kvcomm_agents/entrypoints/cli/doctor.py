@@ -139,7 +139,7 @@ def _folders(found: Examination, config: EngineConfig) -> None:
             saved = find_saved(folder)
             bad = sum(one.manifest is None for one in saved)
             text = f"{folder}: {len(saved)} saved" + (
-                f", {bad} of them unreadable; see kvcomm store verify" if bad else ""
+                f", {bad} of them unreadable; see kvcomm memory verify" if bad else ""
             )
             found.add("memory folder", text, "note" if bad else "ok")
         _writable(found, "memory folder", folder)

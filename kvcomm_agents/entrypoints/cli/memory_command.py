@@ -1,4 +1,4 @@
-"""`kvcomm store`: what engines saved, looked at and cleared. Light to import, and loads no model."""
+"""`kvcomm memory`: what engines saved, looked at and cleared. Light to import, and loads no model."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from ...errors import ConfigError
-from .console import AsJson, print_json, table
+from .console import AsJson, print_json, say, say_checked, table
 from .terminal import plain_errors
 
 if TYPE_CHECKING:
     from ...correction.saved.folders import Saved
 
-store_app = typer.Typer(help="Saved memory: anchors, maps and audits of a memory_folder.", no_args_is_help=True)
+memory_app = typer.Typer(help="Saved memory: anchors, maps and audits of a memory_folder.", no_args_is_help=True)
 
 Folder = Annotated[Path | None, typer.Argument(help="A memory_folder; else $KVCOMM_MEMORY_FOLDER.")]
 Model = Annotated[str | None, typer.Option(help="Only of this model, by the name it was given.")]
@@ -26,8 +25,9 @@ Namespace = Annotated[str | None, typer.Option(help="Only of this namespace.")]
 Id = Annotated[str | None, typer.Option("--id", help="Only this one, by the beginning of its id.")]
 
 
-@store_app.command()
-def ls(
+@memory_app.command("list")
+@memory_app.command("ls", hidden=True)
+def list_saved(
     folder: Folder = None, model: Model = None, namespace: Namespace = None, one: Id = None, as_json: AsJson = False
 ) -> None:
     """List what is saved: one line for each model and namespace."""
@@ -39,7 +39,7 @@ def ls(
             _list(saved, f"{_root(folder)}: {len(saved)} saved")
 
 
-@store_app.command()
+@memory_app.command()
 def stats(
     folder: Folder = None, model: Model = None, namespace: Namespace = None, one: Id = None, as_json: AsJson = False
 ) -> None:
@@ -70,7 +70,7 @@ def stats(
             print_json(records)
 
 
-@store_app.command()
+@memory_app.command()
 def verify(
     folder: Folder = None, model: Model = None, namespace: Namespace = None, one: Id = None, as_json: AsJson = False
 ) -> None:
@@ -82,15 +82,13 @@ def verify(
         if as_json:
             print_json([{"id": each.folder.name, "problems": problems} for each, problems in found])
         else:
-            console = Console(soft_wrap=True)
             for each, problems in found:
-                verdict = f"[red]{escape('; '.join(problems))}[/red]" if problems else "[green]ok[/green]"
-                console.print(f"{escape(_title(each))}: {verdict}", highlight=False)
+                say_checked(_title(each), problems)
         if any(problems for _, problems in found):
             raise typer.Exit(1)
 
 
-@store_app.command()
+@memory_app.command()
 def clear(
     folder: Folder = None,
     model: Model = None,
@@ -104,14 +102,14 @@ def clear(
 
         saved = _chosen(folder, model, namespace, one)
         if not saved:
-            Console(soft_wrap=True).print(f"nothing to remove in {escape(str(_root(folder)))}", highlight=False)
+            say(f"nothing to remove in {_root(folder)}")
             return
         _list(saved, f"{_root(folder)}: to be removed")
         if not yes and not typer.confirm(f"Remove {'this' if len(saved) == 1 else f'these {len(saved)}'}?"):
-            Console().print("nothing was removed")
+            say("nothing was removed")
             raise typer.Exit(1)
         freed = sum(clear_saved(each) for each in saved)
-        Console().print(f"removed {len(saved)}, {_mb(freed)} MB", highlight=False)
+        say(f"removed {len(saved)}, {_mb(freed)} MB")
 
 
 def _root(folder: Path | None) -> Path:

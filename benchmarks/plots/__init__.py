@@ -1,0 +1,1 @@
+"""Figures, drawn from reports; matplotlib is imported only when one is drawn."""
