@@ -9,12 +9,12 @@ import torch
 from kvcomm_agents.config import GiB
 from kvcomm_agents.correction.base import Corrector, Example
 from kvcomm_agents.correction.linear import LinearCorrector
-from kvcomm_agents.correction.token_knn import TokenKnnCorrector
 from kvcomm_agents.kv.block import KVBlock
 from kvcomm_agents.kv.slot import Slot
 
 from .chain import Instance, Piece
 from .correctors import InterpolationCorrector, MeanCorrector, NoCorrector
+from .correctors.token_knn import TokenKnnCorrector
 from .record import Case, Recorder
 
 PUBLISHED_GAMMA = 0.3

@@ -81,7 +81,7 @@ class Reused(Column):
             correct_s=first.match_s - ready,
             rung=done.decision.rung_name,
             predicted=done.decision.predicted,
-            audited=done.decision.audited and not done.decision.plan.is_exact,
+            audited=bool(done.decision.measured) and not done.decision.plan.is_exact,
             donors_s=done.remember_s,
             passes=passes,
             scores=scores if isinstance(scores, FullScores) else None,
@@ -107,7 +107,7 @@ class Reused(Column):
     @property
     def learned_bytes(self) -> int:
         """Bytes of donors, anchors and maps."""
-        return self.core.policy.nbytes
+        return self.core.namespaces.nbytes
 
     @property
     def held_bytes(self) -> int:

@@ -7,13 +7,13 @@ from typing import Any
 
 from kvcomm_agents.correction.base import Corrector, Example
 from kvcomm_agents.correction.linear import LinearCorrector
-from kvcomm_agents.correction.token_knn import TokenKnnCorrector
 from kvcomm_agents.errors import ConfigError
 from kvcomm_agents.kv.slot import Slot
 
 from .interpolation import InterpolationCorrector
 from .mean import MeanCorrector
 from .none import NoCorrector
+from .token_knn import TokenKnnCorrector
 
 __all__ = ["CORRECTORS", "InterpolationCorrector", "MeanCorrector", "NoCorrector", "make_corrector"]
 

@@ -1,4 +1,4 @@
-"""OwnText: the KV of what an agent says in every prompt, averaged over its prompts.
+"""StaticText: the KV of what an agent says in every prompt, averaged over its prompts.
 
 A running mean is what the evidence has as best for text between spans; it has no slot and no map.
 """
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ..kv.block import KVBlock
 from ..kv.span_library import Span, SpanLibrary
-from ..planning.segments import Segment
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,25 +50,25 @@ class StaticText:
     def __init__(self) -> None:
         self._means: dict[tuple[str, int], _Mean] = {}
 
-    def block(self, agent: str, one: Segment) -> KVBlock | None:
-        """The mean KV of a static segment, un-rotated; `None` if not all of it was learned."""
-        mean = self._means.get((agent, one.span))
-        if mean is None or not (mean.start <= one.offset and one.offset + one.tokens <= mean.stop):
+    def block(self, agent: str, span: int, start: int, stop: int) -> KVBlock | None:
+        """The mean KV of tokens `start:stop` of a span, un-rotated; `None` if not all of it was learned."""
+        mean = self._means.get((agent, span))
+        if mean is None or not (mean.start <= start and stop <= mean.stop):
             return None
-        return mean.slice(one.offset, one.offset + one.tokens)
+        return mean.slice(start, stop)
 
-    def learn(self, agent: str, one: Segment, span: Span, true: KVBlock) -> None:
-        """Take in the exact KV of a static segment."""
-        start, stop = one.offset, one.offset + one.tokens
-        mean = self._means.get((agent, one.span))
+    def learn(self, agent: str, span: Span, start: int, true: KVBlock) -> None:
+        """Take in the exact KV of a span from token `start` on, as it stood in a prompt of an agent."""
+        stop = start + true.tokens
+        mean = self._means.get((agent, span.id))
         if mean is None:
             # The donor of the agent's own text is the first example; another agent's donor is none.
             own = span.producer == agent
             first = span.base.slice(start, stop) if own else true
-            mean = _Mean(start, first, torch.ones(one.tokens) if own else torch.zeros(one.tokens))
-        self._means[agent, one.span] = mean.updated(start, stop, true)
+            mean = _Mean(start, first, torch.ones(true.tokens) if own else torch.zeros(true.tokens))
+        self._means[agent, span.id] = mean.updated(start, stop, true)
 
-    def keep(self, spans: SpanLibrary) -> None:
+    def prune(self, spans: SpanLibrary) -> None:
         """Drop the means of spans that are no longer known."""
         for key in [key for key in self._means if key[1] not in spans]:
             del self._means[key]

@@ -97,7 +97,7 @@ class Namespace:
                 continue
             raw[index] = self.library[each.span].base.slice(each.offset, each.offset + each.tokens)
             if each.slot is None:
-                mean = self._own.block(agent, each)
+                mean = self._own.block(agent, each.span, each.offset, each.offset + each.tokens)
                 if mean is not None:
                     static[index] = mean
         return Sources(raw, static, {})
@@ -186,14 +186,14 @@ class Namespace:
                 continue
             span = self.library[one.span]
             if one.slot is None:
-                self._own.learn(agent, one, span, true)
+                self._own.learn(agent, span, one.offset, true)
                 continue
             self._embed(span)
             self.corrections.learn(span, one.slot, one.offset, true)
             if one.tokens >= _READ * span.tokens and (span.warmed or not span.reading):
                 # As an agent read it is a better donor than as its author wrote it, or as no agent ever saw it.
                 self.library.settle(span.id, one.offset, true, agent)
-        self._own.keep(self.library)
+        self._own.prune(self.library)
         self.corrections.outdate(agent)
 
     def foresee(self, spans: Sequence[Span]) -> None:
@@ -258,7 +258,7 @@ class Namespace:
     def shrink_spans(self, nbytes: int) -> None:
         """Forget the spans used least recently until no more than so many bytes are held."""
         self.library.shrink(nbytes)
-        self._own.keep(self.library)
+        self._own.prune(self.library)
 
     def shrink_anchors(self, nbytes: int) -> None:
         """Forget the least useful anchors until no more than so many bytes are held."""

@@ -11,11 +11,11 @@ import torch
 from snippets import ROOT, run
 
 from benchmarks.correctors import CORRECTORS, InterpolationCorrector, MeanCorrector, make_corrector
+from benchmarks.correctors.token_knn import TokenKnnCorrector
 from kvcomm_agents.correction.base import Example
 from kvcomm_agents.correction.flat import flatten
 from kvcomm_agents.correction.gram import SLOT_BYTES, basis_bytes, fitting_rank, slot_bytes, token_flops
 from kvcomm_agents.correction.linear import LinearConfig, LinearCorrector
-from kvcomm_agents.correction.token_knn import TokenKnnCorrector
 from kvcomm_agents.errors import ConfigError, SavedMemoryError
 from kvcomm_agents.kv.block import KVBlock
 from kvcomm_agents.kv.slot import Slot

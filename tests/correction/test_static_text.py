@@ -7,7 +7,6 @@ import torch
 from kvcomm_agents.correction.static_text import StaticText
 from kvcomm_agents.kv.block import KVBlock
 from kvcomm_agents.kv.span_library import SpanLibrary
-from kvcomm_agents.planning.segments import Segment
 
 TOKENS = 20
 
@@ -20,18 +19,16 @@ def test_the_mean_of_all_examples_is_placed_and_goes_with_its_span() -> None:
     library, own = SpanLibrary(2 * block(0.0).nbytes, min_span=12), StaticText()
     span = library.add(list(range(TOKENS)), block(1.0), producer="a", origin="prompt", exact=True)
     assert span is not None
-    whole = Segment(0, TOKENS, "static", span.id)
-    assert own.block("a", whole) is None
-    own.learn("a", whole, span, block(4.0))
-    own.learn("a", whole, span, block(7.0))
-    part = Segment(3, 9, "static", span.id, offset=3)
-    found = own.block("a", part)
+    assert own.block("a", span.id, 0, TOKENS) is None
+    own.learn("a", span, 0, block(4.0))
+    own.learn("a", span, 0, block(7.0))
+    found = own.block("a", span.id, 3, 9)
     assert found is not None
     assert torch.allclose(found.keys, torch.full_like(found.keys, 4.0))  # the donor is an example too
-    assert own.block("b", whole) is None
-    own.keep(library)
+    assert own.block("b", span.id, 0, TOKENS) is None
+    own.prune(library)
     assert own.nbytes == block(0.0).nbytes
     for start in (100, 200):
         library.add(list(range(start, start + TOKENS)), block(0.0), producer="a", origin="prompt", exact=True)
-    own.keep(library)
+    own.prune(library)
     assert own.nbytes == 0

@@ -65,7 +65,7 @@ def report_page(recorded: Recorded, title: str = "kvcomm report", last: int = 20
     axis = axis_of(drawn)
     longest = max((report.prompt_tokens for report in drawn), default=1) or 1
     environment = Environment(
-        loader=PackageLoader("kvcomm_agents.pictures", "."),
+        loader=PackageLoader("kvcomm_agents.observe.pictures", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from ..config import GiB
-from ..kv.block import KVBlock
-from ..kv.slot import Slot
-from . import flat
-from .base import Correction, Example, unchanged
-from .slots import SlotTable
+from kvcomm_agents.config import GiB
+from kvcomm_agents.correction import flat
+from kvcomm_agents.correction.base import Correction, Example, unchanged
+from kvcomm_agents.correction.slots import SlotTable
+from kvcomm_agents.kv.block import KVBlock
+from kvcomm_agents.kv.slot import Slot
 
 
 class _Tokens:
