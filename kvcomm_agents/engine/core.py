@@ -8,7 +8,6 @@ puts what can be learned from it among the idle work.
 from __future__ import annotations
 
 import hashlib
-import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,11 +18,12 @@ from ..backend import Generation
 from ..backends.transformers.backend import TransformersBackend
 from ..config import EngineConfig
 from ..correction.embedding import Embedder, make_embedder
-from ..errors import ContextLengthError, PromptError, SavedMemoryError
+from ..errors import ContextLengthError, EngineClosedError, PromptError, SavedMemoryError
 from ..kv.block import Capture, KVBlock
 from ..kv.budget import make_budget
 from ..kv.prefix_cache import PrefixCache
 from ..kv.span_library import Tagged
+from ..log import get_logger
 from ..models.loading import LoadedModel, tokenizer_fingerprint
 from ..observe.report import AuditReport
 from ..observe.stats import Account, MemoryPart
@@ -43,7 +43,7 @@ from .idle import IdleScheduler
 from .job import Job
 from .warmup import Warmup, WarmWork
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class EngineCore:
@@ -291,7 +291,7 @@ class EngineCore:
 
         A failure to save is logged: what was saved before is still whole.
         """
-        self.warmup.close()
+        self.warmup.close(EngineClosedError("the engine was closed before these texts were warmed"))
         self.idle.drop()
         try:
             self.save()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import threading
 import time
@@ -21,6 +20,7 @@ from weakref import WeakValueDictionary
 
 from ..config import DType
 from ..errors import ConfigError, ModelError, ModelNotFoundError, UnsupportedModelError
+from ..log import get_logger
 from .cache import CachedModel, list_cached, verify
 from .gguf import convert_gguf
 from .quiet import quiet
@@ -43,7 +43,7 @@ __all__ = [
     "verify",
 ]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _PROBE = "The  quick-brown fox\n\tjumps 12345 über 'lazy' dogs; 東京 is not <|a|> token."
 

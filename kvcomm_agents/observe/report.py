@@ -66,7 +66,9 @@ class RequestReport:
     Seconds: `queue_s` waiting for the worker and for room in a forward pass, `render_s` from messages to
     prompt ids, `match_s` finding stored KV, `assemble_s` writing it into the cache, `prefill_s` the forward
     passes over the computed tokens, which other requests share; `ttft_s` from submission to the first token
-    and `total_s` to the last, so both count waiting. `started_at` is the submission, in Unix seconds.
+    and `total_s` to the last, so both count waiting. `idle_s` of these the worker spent on hidden work: on the
+    chunk that was under way when the request came, part of `queue_s`, and on the few that it allows itself while
+    requests run. `started_at` is the submission, in Unix seconds.
     `rung` says how much was computed (`exact`, `dense`, or a rung of the ladder) and
     `predicted_divergence` what the guard expected of it, mean KL per token in nats; `reason` says in a few
     words why no less was computed. `runs` covers the prompt. A request that failed, was cancelled or ran out
@@ -100,6 +102,7 @@ class RequestReport:
     error: str = ""
     reason: str = ""
     runs: tuple[TokenRun, ...] = ()
+    idle_s: float = 0.0
 
     @property
     def placed_tokens(self) -> int:
