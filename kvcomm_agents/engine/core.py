@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from rich.filesize import decimal
@@ -253,10 +254,19 @@ class EngineCore:
         self.namespaces.forget(namespace)
 
     def save(self) -> None:
-        """Write what every namespace has learned to the configured folder."""
-        if self.config.memory_folder is not None:
-            for _, namespace in self.namespaces:
+        """Write what every namespace has learned to the configured folder.
+
+        One that cannot be written keeps no other from it; its error is raised in the end, the first of several.
+        """
+        failed = list[BaseException]()
+        for _, namespace in self.namespaces:
+            try:
                 self._save_one(namespace)
+            except BaseException as error:
+                logger.exception("what %s has learned could not be saved", namespace.namespace)
+                failed.append(error)
+        for error in failed:
+            raise error
 
     def _save_one(self, namespace: Namespace) -> None:
         if self.config.memory_folder is not None:
@@ -293,10 +303,8 @@ class EngineCore:
         """
         self.warmup.close(EngineClosedError("the engine was closed before these texts were warmed"))
         self.idle.drop()
-        try:
+        with suppress(BaseException):  # logged already
             self.save()
-        except (SavedMemoryError, OSError):
-            logger.exception("what was learned could not be saved")
 
     def _render(self, request: Request) -> Rendered:
         if request.prompt_ids is not None:
