@@ -13,7 +13,7 @@ from typing import Protocol
 
 from ..forks import at_fork
 
-_PATIENCE_S = 2.0  # for all workers together, until the fork goes on without
+_PATIENCE_S = 5.0  # for all workers together, until the fork goes on without
 
 
 class Stoppable(Protocol):
