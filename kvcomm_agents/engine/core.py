@@ -108,6 +108,11 @@ class EngineCore:
         """Whether no more requests can be begun: as many run as may, or prompts wait for more than the next step."""
         return len(self.active) >= self.config.max_concurrent or not self.backend.has_room
 
+    @property
+    def delayed(self) -> bool:
+        """Whether a request that runs has waited for idle work already: for more than a chunk of it none should."""
+        return any(active.job.idle_s for active in self.active)
+
     def begin(self, job: Job) -> None:
         """Plan a request's prefill and place what is placed; what is computed waits for `step`.
 

@@ -26,6 +26,7 @@ URGENT = 0
 
 _USEFUL: tuple[IdleKind, ...] = ("trial", "audit", "correct", "learn")  # the least first; a warm-up was asked for
 _MAX_PENDING = 32  # pieces of work that may wait, those that were asked for not counted
+_LATELY = 16  # chunks by which the next one is judged
 _BUSY_SHARE = 0.02  # of the time in which requests run that idle work may take without an idle moment
 
 Run = Callable[[IdleWork], Generator[int, None, Sequence[IdleWork]]]
@@ -69,6 +70,7 @@ class IdleScheduler:
         self._done: Counter[IdleKind] = Counter()
         self._shed: Counter[IdleKind] = Counter()
         self._busy_s = self._taken_s = 0.0
+        self._lately: deque[float] = deque(maxlen=_LATELY)  # seconds of the last chunks
         self._clock: tuple[float, float | None] = (0.0, None)  # seconds of chunks done, and when one was begun
 
     def __len__(self) -> int:
@@ -127,8 +129,10 @@ class IdleScheduler:
 
     @property
     def may_interrupt(self) -> bool:
-        """Whether a chunk may be done while requests run: idle work has had less than its share of busy time."""
-        return len(self) > 0 and self._taken_s < _BUSY_SHARE * self._busy_s
+        """Whether a chunk may be done while requests run: with one as long as the last ones, it keeps its share."""
+        if not len(self):
+            return False
+        return self._taken_s + max(self._lately, default=0.0) <= _BUSY_SHARE * self._busy_s
 
     def interrupt(self) -> None:
         """Do one chunk while requests run."""
@@ -160,6 +164,7 @@ class IdleScheduler:
             follow = ()
         kind, seconds = task.work.kind, time.perf_counter() - started
         self._clock = (self._clock[0] + seconds, None)
+        self._lately.append(seconds)
         self._tokens[kind] += tokens
         self._seconds[kind] += seconds
         self._charge(task.work.namespace, kind, tokens)

@@ -244,7 +244,7 @@ class Worker:
         if core.active:
             core.step()
             self._busy_until = time.perf_counter()
-            if core.idle.may_interrupt and _learning():
+            if core.idle.may_interrupt and not self._waiting and not core.delayed and _learning():
                 core.idle.interrupt()
         elif not self._wanted():
             if _learning():  # nothing is learned while Python shuts down

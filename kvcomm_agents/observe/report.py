@@ -141,6 +141,7 @@ class RequestReport:
             came = f", {self.prompt_tokens} prompt tokens and {self.output_tokens} more" if self.prompt_tokens else ""
             return f"{who}: {self.finish_reason} after {self.total_s:.2f} s{came}, {self.error}"
         why = f": {self.reason}" if self.reason else ""
+        idle = f", {1e3 * self.idle_s:.0f} ms of them idle work" if self.idle_s else ""
         return (
             f"{who}: {self.prompt_tokens} prompt tokens = {self.computed_tokens} computed"
             f" + {self.placed_exact_tokens} placed exact + {self.placed_corrected_tokens} placed corrected"
@@ -148,7 +149,7 @@ class RequestReport:
             f" first token {1e3 * self.ttft_s:.0f} ms (queue {1e3 * self.queue_s:.0f},"
             f" match {1e3 * self.match_s:.1f}, assemble {1e3 * self.assemble_s:.1f},"
             f" prefill {1e3 * self.prefill_s:.0f});"
-            f" {self.output_tokens} tokens in {self.total_s:.2f} s, {self.finish_reason}"
+            f" {self.output_tokens} tokens in {self.total_s:.2f} s{idle}, {self.finish_reason}"
         )
 
 
