@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,12 +12,13 @@ from torch import Tensor
 
 from ..config import GiB
 from ..kv.slot import Slot
+from ..log import get_logger
 from .base import Example
 from .flat import owned
 from .saved.anchor_file import read_anchors, write_anchors
 from .saved.manifest import Owner
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _HALF_LIFE = 256
 """Additions and look-ups after which an anchor nobody asked for counts half."""

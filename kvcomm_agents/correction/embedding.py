@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
 import threading
 from collections.abc import Sequence
@@ -15,13 +14,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import ModelError, ModelNotFoundError
+from ..log import get_logger
 from ..models.resolve import resolve
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 DEFAULT_EMBEDDER = "sentence-transformers/all-MiniLM-L6-v2"
 TOKEN_MEAN = "token-mean"

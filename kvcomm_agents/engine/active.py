@@ -68,6 +68,7 @@ class ActiveRequest:
             match_s=self.match_s,
             assemble_s=times.assemble_s,
             prefill_s=times.prefill_s,
+            idle_s=self.job.idle_s,
             ttft_s=max(0.0, times.first_token_at - self.job.submitted),
             total_s=total_s,
             started_at=time.time() - total_s,

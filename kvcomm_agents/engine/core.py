@@ -8,9 +8,9 @@ puts what can be learned from it among the idle work.
 from __future__ import annotations
 
 import hashlib
-import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from rich.filesize import decimal
@@ -19,11 +19,12 @@ from ..backend import Generation
 from ..backends.transformers.backend import TransformersBackend
 from ..config import EngineConfig
 from ..correction.embedding import Embedder, make_embedder
-from ..errors import ContextLengthError, PromptError, SavedMemoryError
+from ..errors import ContextLengthError, EngineClosedError, PromptError, SavedMemoryError
 from ..kv.block import Capture, KVBlock
 from ..kv.budget import make_budget
 from ..kv.prefix_cache import PrefixCache
 from ..kv.span_library import Tagged
+from ..log import get_logger
 from ..models.loading import LoadedModel, tokenizer_fingerprint
 from ..observe.report import AuditReport
 from ..observe.stats import Account, MemoryPart
@@ -43,7 +44,7 @@ from .idle import IdleScheduler
 from .job import Job
 from .warmup import Warmup, WarmWork
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class EngineCore:
@@ -106,6 +107,11 @@ class EngineCore:
     def full(self) -> bool:
         """Whether no more requests can be begun: as many run as may, or prompts wait for more than the next step."""
         return len(self.active) >= self.config.max_concurrent or not self.backend.has_room
+
+    @property
+    def delayed(self) -> bool:
+        """Whether a request that runs has waited for idle work already: for more than a chunk of it none should."""
+        return any(active.job.idle_s for active in self.active)
 
     def begin(self, job: Job) -> None:
         """Plan a request's prefill and place what is placed; what is computed waits for `step`.
@@ -253,10 +259,19 @@ class EngineCore:
         self.namespaces.forget(namespace)
 
     def save(self) -> None:
-        """Write what every namespace has learned to the configured folder."""
-        if self.config.memory_folder is not None:
-            for _, namespace in self.namespaces:
+        """Write what every namespace has learned to the configured folder.
+
+        One that cannot be written keeps no other from it; its error is raised in the end, the first of several.
+        """
+        failed = list[BaseException]()
+        for _, namespace in self.namespaces:
+            try:
                 self._save_one(namespace)
+            except BaseException as error:
+                logger.exception("what %s has learned could not be saved", namespace.namespace)
+                failed.append(error)
+        for error in failed:
+            raise error
 
     def _save_one(self, namespace: Namespace) -> None:
         if self.config.memory_folder is not None:
@@ -291,12 +306,10 @@ class EngineCore:
 
         A failure to save is logged: what was saved before is still whole.
         """
-        self.warmup.close()
+        self.warmup.close(EngineClosedError("the engine was closed before these texts were warmed"))
         self.idle.drop()
-        try:
+        with suppress(BaseException):  # logged already
             self.save()
-        except (SavedMemoryError, OSError):
-            logger.exception("what was learned could not be saved")
 
     def _render(self, request: Request) -> Rendered:
         if request.prompt_ids is not None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import logging
 import os
 import queue
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import aclosing
 from functools import cached_property
 from typing import TypeVar
 
@@ -22,7 +22,9 @@ from transformers import PreTrainedTokenizerBase
 
 from ..backends.transformers.backend import context_limit
 from ..config import EngineConfig
-from ..errors import ConfigError, EngineClosedError, EngineThreadError
+from ..errors import ConfigError, EngineClosedError
+from ..forks import at_fork
+from ..log import get_logger
 from ..models.loading import LoadedModel, load_model, load_tokenizer
 from ..observe.report import RequestReport
 from ..observe.report_file import ReportFile
@@ -37,7 +39,7 @@ from .job import Event, Job, Sink
 from .warmup import WarmReport, WarmWork
 from .worker import Worker
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -61,9 +63,10 @@ class Engine:
         self._telemetry = Telemetry()
         if config.report_file is not None:
             self.observe(ReportFile(config.report_file))
-        self._worker = Worker(self._make, self.name)
-        self._close_at_exit = weakref.WeakMethod(self.close)
-        atexit.register(_call, self._close_at_exit)
+        self._worker = Worker(self._make, self.name, self._telemetry.close)
+        self._process = os.getpid()
+        self._at_exit = weakref.WeakMethod(self._exit)
+        atexit.register(_call, self._at_exit)
 
     def submit(self, request: Request, sink: Sink) -> Job:
         """Queue a request; its events reach `sink` on the worker's thread, a `Completion` or an exception last.
@@ -71,11 +74,12 @@ class Engine:
         Raises:
             ConfigError: it is no request.
             EngineClosedError: after `close`.
-            EngineForkedError: in a child of the process in which the engine was started.
+            EngineForkedError: in a child that cannot use the engine: when the process was forked, it was in the
+                middle of something, or had its weights on an accelerator.
         """
         if not isinstance(request, Request):
             raise ConfigError(f"an engine serves a Request, and was given {request!r}")
-        job = Job(request, lambda event: self._tell(job, sink, event))
+        job = Job(request, lambda event: self._tell(job, sink, event), clock=self._worker.idle_seconds)
         self._worker.submit(job)
         return job
 
@@ -88,11 +92,12 @@ class Engine:
 
     def stream(self, request: Request) -> Iterator[TextChunk | Completion]:
         """The answer as it is written; a `Completion` comes last. Closing the iterator cancels the request."""
-        self._may_wait()
+        self._worker.check_waiting()
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         job = self.submit(request, events.put)
         try:
             while True:
+                job.check_process()
                 event = events.get()
                 if isinstance(event, BaseException):
                     raise event
@@ -104,18 +109,21 @@ class Engine:
 
     async def agenerate(self, request: Request) -> Completion:
         """As `generate`; cancelling the task cancels the request."""
-        async for event in self.astream(request):
-            if isinstance(event, Completion):
-                return event
+        async with aclosing(self.astream(request)) as events:
+            async for event in events:
+                if isinstance(event, Completion):
+                    return event
         raise EngineClosedError("the request ended without an answer")
 
-    async def astream(self, request: Request) -> AsyncIterator[TextChunk | Completion]:
+    async def astream(self, request: Request) -> AsyncGenerator[TextChunk | Completion, None]:
         """As `stream`; closing the iterator or cancelling the task cancels the request."""
+        self._worker.check_waiting()
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[Event] = asyncio.Queue()
         job = self.submit(request, lambda event: _post(loop, events, event))
         try:
             while True:
+                job.check_process()
                 event = await events.get()
                 if isinstance(event, BaseException):
                     raise event
@@ -162,11 +170,12 @@ class Engine:
 
     def warm(self, texts: Sequence[str], namespace: str = "default") -> WarmReport:
         """As `submit_warm`, and wait until it is done."""
-        self._may_wait()
+        self._worker.check_waiting()
         return self.submit_warm(texts, namespace).result()
 
     async def awarm(self, texts: Sequence[str], namespace: str = "default") -> WarmReport:
         """As `warm`; cancelling the task drops what was not done yet."""
+        self._worker.check_waiting()
         return await asyncio.wrap_future(self.submit_warm(texts, namespace))
 
     @cached_property
@@ -272,12 +281,18 @@ class Engine:
         return core.account(namespace) if core else Account()
 
     def forget(self, namespace: str | None = None) -> None:
-        """Drop what a namespace has stored and learned and what was left to do for it, or all of it."""
+        """Drop what a namespace has stored and learned and what was left to do for it, or all of it.
+
+        In a sink or an observer, on the engine's own thread, it is done once that is through with what it is doing,
+        and before anything else is served.
+        """
         if self._worker.core:
-            self._worker.call(lambda core: core.forget(namespace)).result()
+            self._have_done(self._worker.call(lambda core: core.forget(namespace)))
 
     def save(self) -> None:
         """Write what was learned to `config.memory_folder`; `close` does this too.
+
+        In a sink or an observer it is done afterwards, as with `forget`, and a failure is logged.
 
         Raises:
             ConfigError: no folder is configured.
@@ -286,10 +301,14 @@ class Engine:
         if self.config.memory_folder is None:
             raise ConfigError("there is nowhere to save to; set memory_folder in EngineConfig")
         if self._worker.core:
-            self._worker.call(lambda core: core.save()).result()
+            self._have_done(self._worker.call(lambda core: core.save()))
 
     def wait_idle(self, timeout_s: float | None = None) -> bool:
-        """Wait until every request is answered and learned from; whether that came in time."""
+        """Wait until every request is answered and learned from; whether that came in time.
+
+        Raises:
+            EngineThreadError: in a sink or an observer, on the engine's own thread.
+        """
         return self._worker.wait_idle(timeout_s)
 
     settle = wait_idle  # its name in 0.1
@@ -298,7 +317,11 @@ class Engine:
         """What `look` sees of the engine's parts, on the thread that owns them, between two tokens.
 
         For tests and tools: parts may change from version to version, and what is changed there is at your risk.
+
+        Raises:
+            EngineThreadError: in a sink or an observer, on the engine's own thread.
         """
+        self._worker.check_waiting()
         return self._worker.call(look).result()
 
     def close(self) -> None:
@@ -307,18 +330,22 @@ class Engine:
         self._worker.close()
         if served:
             logger.info("closed the engine of %s", self.name)
-        self._telemetry.close()
-        atexit.unregister(self._close_at_exit)
+        atexit.unregister(self._at_exit)
         with _registry_lock:
             for key in [key for key, engine in _registry.items() if engine is self]:
                 del _registry[key]
 
-    def _may_wait(self) -> None:
+    def _exit(self) -> None:
+        """The process ends. A child that never used the engine leaves it, and its observers, to the parent."""
+        if self._worker.started or self._process == os.getpid():
+            self.close()
+
+    def _have_done(self, future: Future[None]) -> None:
+        """Wait for what was called for. Its own thread does it next, and only says if it failed."""
         if self._worker.is_current:
-            raise EngineThreadError(
-                "an observer or a sink cannot wait for the engine whose thread it is on: it would wait for ever;"
-                " use submit(), or another thread"
-            )
+            future.add_done_callback(_log_failure)
+        else:
+            future.result()
 
     def _make(self) -> EngineCore:
         return EngineCore(self.load(), self.config, self._telemetry)
@@ -347,17 +374,21 @@ def shared_engine(model: str, config: EngineConfig = EngineConfig()) -> Engine:
 
 
 def _begin_in_child() -> None:
-    """A forked child shares no engine with its parent: the threads stayed there."""
+    """Engines stay, since each begins anew by itself; the lock may have been held by a thread that is not here."""
     global _registry_lock
     _registry_lock = threading.Lock()
-    _registry.clear()
 
 
-os.register_at_fork(after_in_child=_begin_in_child)
+at_fork(in_child=_begin_in_child)
 
 
 def _post(loop: asyncio.AbstractEventLoop, events: asyncio.Queue[Event], event: Event) -> None:
     loop.call_soon_threadsafe(events.put_nowait, event)
+
+
+def _log_failure(done: Future[None]) -> None:
+    if error := done.exception():
+        logger.error("what was left to the engine's thread failed: %s", error, exc_info=error)
 
 
 def _call(method: weakref.WeakMethod) -> None:  # type: ignore[type-arg]

@@ -8,16 +8,16 @@ not learned is only slower, never wrong.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 
+from ..log import get_logger
 from ..observe.stats import IdleCost, IdleStats
 from ..planning.idle_work import IdleKind, IdleWork
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 RANK: dict[IdleKind, int] = {"correct": 0, "audit": 1, "trial": 1, "learn": 1, "warm": 2}
 """Lower ranks are done first; within one, first come first."""
@@ -26,6 +26,7 @@ URGENT = 0
 
 _USEFUL: tuple[IdleKind, ...] = ("trial", "audit", "correct", "learn")  # the least first; a warm-up was asked for
 _MAX_PENDING = 32  # pieces of work that may wait, those that were asked for not counted
+_LATELY = 16  # chunks by which the next one is judged
 _BUSY_SHARE = 0.02  # of the time in which requests run that idle work may take without an idle moment
 
 Run = Callable[[IdleWork], Generator[int, None, Sequence[IdleWork]]]
@@ -69,6 +70,8 @@ class IdleScheduler:
         self._done: Counter[IdleKind] = Counter()
         self._shed: Counter[IdleKind] = Counter()
         self._busy_s = self._taken_s = 0.0
+        self._lately: deque[float] = deque(maxlen=_LATELY)  # seconds of the last chunks
+        self._clock: tuple[float, float | None] = (0.0, None)  # seconds of chunks done, and when one was begun
 
     def __len__(self) -> int:
         """Pieces of work that are not done."""
@@ -85,15 +88,21 @@ class IdleScheduler:
         return sum(work.nbytes for line in self._lines for work in line.waiting)
 
     @property
+    def seconds(self) -> float:
+        """Of all chunks so far, that which is under way too. Thread-safe."""
+        done, begun = self._clock
+        return done if begun is None else done + time.perf_counter() - begun
+
+    @property
     def stats(self) -> IdleStats:
-        """What was done, what it took, and what waits."""
+        """What was done, what it took, and what waits. Thread-safe."""
         kinds = sorted({*self._done, *self._tokens, *self._shed})
         costs: dict[str, IdleCost] = {
             kind: IdleCost(self._done[kind], self._tokens[kind], self._seconds[kind], self._shed[kind])
             for kind in kinds
         }
-        tokens = sum(work.tokens for line in self._lines for work in line.waiting)
-        return IdleStats(len(self), tokens, self.nbytes, costs)
+        waiting = [work for line in self._lines for work in line.waiting.copy()]
+        return IdleStats(len(self), sum(work.tokens for work in waiting), sum(work.nbytes for work in waiting), costs)
 
     def submit(self, work: Sequence[IdleWork]) -> None:
         """Take work; nothing is done yet."""
@@ -120,8 +129,10 @@ class IdleScheduler:
 
     @property
     def may_interrupt(self) -> bool:
-        """Whether a chunk may be done while requests run: idle work has had less than its share of busy time."""
-        return len(self) > 0 and self._taken_s < _BUSY_SHARE * self._busy_s
+        """Whether a chunk may be done while requests run: with one as long as the last ones, it keeps its share."""
+        if not len(self):
+            return False
+        return self._taken_s + max(self._lately, default=0.0) <= _BUSY_SHARE * self._busy_s
 
     def interrupt(self) -> None:
         """Do one chunk while requests run."""
@@ -138,11 +149,12 @@ class IdleScheduler:
                 line.begun = None
 
     def _step(self, line: _Line) -> None:
-        if line.begun is None:
+        task, started = line.begun, time.perf_counter()
+        self._clock = (self._clock[0], started)
+        if task is None:
             work = line.waiting.popleft()
-            line.begun = _Task(work, self._run(work))
-        task, started, tokens = line.begun, time.perf_counter(), 0
-        follow: Sequence[IdleWork] | None = None
+            task = line.begun = _Task(work, self._run(work))
+        tokens, follow = 0, None
         try:
             tokens = next(task.chunks)
         except StopIteration as stop:
@@ -150,13 +162,14 @@ class IdleScheduler:
         except BaseException:  # what was not learned is only slower, never wrong
             logger.exception("idle work failed: %s for %s", task.work.kind, task.work.agent or task.work.namespace)
             follow = ()
-        kind = task.work.kind
+        kind, seconds = task.work.kind, time.perf_counter() - started
+        self._clock = (self._clock[0] + seconds, None)
+        self._lately.append(seconds)
         self._tokens[kind] += tokens
-        self._seconds[kind] += time.perf_counter() - started
+        self._seconds[kind] += seconds
         self._charge(task.work.namespace, kind, tokens)
         if follow is not None:
-            if line.begun is task:  # it may have dropped itself, by forgetting its namespace
-                line.begun = None
+            line.begun = None
             self._done[kind] += 1
             self.submit(follow)
 

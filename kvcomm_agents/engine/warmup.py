@@ -6,22 +6,21 @@ one: it knows nothing of a conversation. It is idle work, in packs of a bounded 
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ..backend import Backend, Positions
-from ..errors import ContextLengthError, DeviceMemoryError, EngineClosedError
+from ..errors import ContextLengthError, DeviceMemoryError, EngineError, RequestCancelledError, RequestError
 from ..kv.block import KVBlock
+from ..log import get_logger
 from ..plan import dense
 from ..planning.measurements import Measuring
 from ..planning.namespace import Namespace
+from .call import EngineFuture
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,7 @@ class WarmWork:
     texts: Sequence[tuple[int, ...]]
     first: int
     namespace: str
-    future: Future[WarmReport] = field(default_factory=Future)
+    future: EngineFuture[WarmReport] = field(default_factory=EngineFuture)
     report: WarmReport = WarmReport()
     kind: Literal["warm"] = "warm"
     agent: str = ""
@@ -90,13 +89,11 @@ class WarmWork:
     def complete(self) -> None:
         """Say that all is done."""
         logger.info("warm-up in %s: %s", self.namespace, self.report)
-        with suppress(InvalidStateError):  # cancelled at this moment
-            self.future.set_result(self.report)
+        self.future.fulfil(self.report)
 
     def fail(self, error: BaseException) -> None:
         """Say what went wrong; what is left is dropped."""
-        with suppress(InvalidStateError):
-            self.future.set_exception(error)
+        self.future.fail(error)
 
 
 class Warmup:
@@ -141,16 +138,18 @@ class Warmup:
         return True
 
     def drop(self, namespace: str | None = None) -> None:
-        """Cancel what waits, of a namespace or of all."""
+        """Fail what waits, of a namespace that is forgotten or of all."""
         for work in self._open:
             if namespace in (None, work.namespace):
-                work.future.cancel()
+                work.fail(
+                    RequestCancelledError(f"namespace {work.namespace} was forgotten while its texts were warmed")
+                )
         self._open = [work for work in self._open if work.wanted]
 
-    def close(self) -> None:
-        """Fail what waits."""
+    def close(self, error: EngineError) -> None:
+        """Fail all that waits."""
         for work in self._open:
-            work.fail(EngineClosedError("the engine was closed before these texts were warmed"))
+            work.fail(error)
         self._open.clear()
 
     def run(self, work: WarmWork) -> Measuring:
@@ -168,7 +167,10 @@ class Warmup:
                     if span is not None:
                         yield from self._correct(work, span.id)
             work.complete()
-        except Exception as error:  # this warm-up's alone
+        except GeneratorExit:
+            work.fail(RequestCancelledError("these texts were not warmed: idle work was dropped"))
+            raise
+        except BaseException as error:  # this warm-up's alone
             logger.exception("a warm-up failed")
             work.fail(_plain(error))
         finally:
@@ -226,7 +228,9 @@ class Warmup:
         yield 0
 
 
-def _plain(error: Exception) -> Exception:
+def _plain(error: BaseException) -> Exception:
+    if not isinstance(error, Exception):
+        return RequestError(f"something that a warm-up ran raised {error!r}")
     if isinstance(error, DeviceMemoryError):
         return DeviceMemoryError("no device memory for a warm-up; set a smaller pack_tokens, or warm fewer texts")
     return error

@@ -18,10 +18,11 @@ import torch
 from numpy.typing import NDArray
 from rich.filesize import decimal
 
+from ..log import get_logger
 from ..observe.stats import PrefixStats
 from .block import Capture, KVBlock
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 Ids = NDArray[np.int64]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections import OrderedDict, defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -13,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..log import get_logger
 from .block import KVBlock
 from .span_index import SpanIndex, SpanMatch
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 Origin = Literal["output", "prompt", "warm"]
 

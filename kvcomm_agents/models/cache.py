@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import re
 import shutil
@@ -18,8 +17,9 @@ from typing import Any, Literal
 
 from ..errors import ModelError
 from ..files import file_sha256
+from ..log import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 MANIFEST = "kvcomm.json"

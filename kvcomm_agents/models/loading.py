@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import threading
 import time
@@ -21,6 +20,8 @@ from weakref import WeakValueDictionary
 
 from ..config import DType
 from ..errors import ConfigError, ModelError, ModelNotFoundError, UnsupportedModelError
+from ..forks import at_fork
+from ..log import get_logger
 from .cache import CachedModel, list_cached, verify
 from .gguf import convert_gguf
 from .quiet import quiet
@@ -43,7 +44,7 @@ __all__ = [
     "verify",
 ]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _PROBE = "The  quick-brown fox\n\tjumps 12345 über 'lazy' dogs; 東京 is not <|a|> token."
 
@@ -125,15 +126,15 @@ def load_model(name: str | os.PathLike[str], *, device: str = "auto", dtype: DTy
             )
         loaded = LoadedModel.of(model, tokenizer, name=os.fspath(name), folder=folder)
         _models[key] = loaded
-        logger.info(
-            "loaded %s: %.0f M parameters, %s on %s, in %.1f s",
-            name,
-            loaded.model.num_parameters() / 1e6,
-            str(model.dtype).removeprefix("torch."),
-            place,
-            time.perf_counter() - started,
-        )
-        return loaded
+    logger.info(  # without the lock: a handler may ask for the model
+        "loaded %s: %.0f M parameters, %s on %s, in %.1f s",
+        name,
+        loaded.model.num_parameters() / 1e6,
+        str(model.dtype).removeprefix("torch."),
+        place,
+        time.perf_counter() - started,
+    )
+    return loaded
 
 
 def load_tokenizer(name: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
@@ -194,6 +195,16 @@ def chosen_dtype(dtype: DType, device: torch.device, stored: object = None) -> t
 def _lock(key: object) -> threading.Lock:
     with _locks_guard:
         return _locks[key]
+
+
+def _free_locks() -> None:
+    """In a forked child, whoever held one is not there."""
+    global _locks_guard
+    _locks_guard = threading.Lock()
+    _locks.clear()
+
+
+at_fork(in_child=_free_locks)
 
 
 @contextmanager

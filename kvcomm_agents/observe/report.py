@@ -66,7 +66,9 @@ class RequestReport:
     Seconds: `queue_s` waiting for the worker and for room in a forward pass, `render_s` from messages to
     prompt ids, `match_s` finding stored KV, `assemble_s` writing it into the cache, `prefill_s` the forward
     passes over the computed tokens, which other requests share; `ttft_s` from submission to the first token
-    and `total_s` to the last, so both count waiting. `started_at` is the submission, in Unix seconds.
+    and `total_s` to the last, so both count waiting. `idle_s` of these the worker spent on hidden work: on the
+    chunk that was under way when the request came, part of `queue_s`, and on the few that it allows itself while
+    requests run. `started_at` is the submission, in Unix seconds.
     `rung` says how much was computed (`exact`, `dense`, or a rung of the ladder) and
     `predicted_divergence` what the guard expected of it, mean KL per token in nats; `reason` says in a few
     words why no less was computed. `runs` covers the prompt. A request that failed, was cancelled or ran out
@@ -100,6 +102,7 @@ class RequestReport:
     error: str = ""
     reason: str = ""
     runs: tuple[TokenRun, ...] = ()
+    idle_s: float = 0.0
 
     @property
     def placed_tokens(self) -> int:
@@ -138,6 +141,7 @@ class RequestReport:
             came = f", {self.prompt_tokens} prompt tokens and {self.output_tokens} more" if self.prompt_tokens else ""
             return f"{who}: {self.finish_reason} after {self.total_s:.2f} s{came}, {self.error}"
         why = f": {self.reason}" if self.reason else ""
+        idle = f", {1e3 * self.idle_s:.0f} ms of them idle work" if self.idle_s else ""
         return (
             f"{who}: {self.prompt_tokens} prompt tokens = {self.computed_tokens} computed"
             f" + {self.placed_exact_tokens} placed exact + {self.placed_corrected_tokens} placed corrected"
@@ -145,7 +149,7 @@ class RequestReport:
             f" first token {1e3 * self.ttft_s:.0f} ms (queue {1e3 * self.queue_s:.0f},"
             f" match {1e3 * self.match_s:.1f}, assemble {1e3 * self.assemble_s:.1f},"
             f" prefill {1e3 * self.prefill_s:.0f});"
-            f" {self.output_tokens} tokens in {self.total_s:.2f} s, {self.finish_reason}"
+            f" {self.output_tokens} tokens in {self.total_s:.2f} s{idle}, {self.finish_reason}"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Mapping
@@ -10,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, ReportError
+from ..log import get_logger
 from .report import AuditReport, RequestReport
+
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,7 @@ class ReportFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path).expanduser()
+        self._cut = False  # the last line is not whole
         try:
             self._file = self.path.open("ab", buffering=0)
         except OSError as error:
@@ -51,11 +56,15 @@ class ReportFile:
         self._file.close()
 
     def _append(self, record: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+        line = b"\n" * self._cut + json.dumps(record, ensure_ascii=False).encode() + b"\n"
+        written = self._file.write(line) or 0
+        self._cut = written < len(line) if written else self._cut
+        if written < len(line):
+            raise OSError(errno.ENOSPC, "a report was written in part; the disk may be full", str(self.path))
 
 
 def read_reports(path: str | os.PathLike[str]) -> Recorded:
-    """Everything in a file. A last line that was cut off, by a killed process say, is left out.
+    """Everything in a file. Lines that were cut off, by a killed process or a full disk, are left out.
 
     Raises:
         ReportError: it cannot be read, or a line holds no report; names the line.
@@ -70,6 +79,10 @@ def read_reports(path: str | os.PathLike[str]) -> Recorded:
             continue
         try:
             record = json.loads(line)
+        except ValueError:
+            logger.warning("%s, line %d, was cut off; it is left out", path, number)
+            continue
+        try:
             kind = record.pop("kind")
             if kind == "request":
                 requests.append(RequestReport.from_dict(record))
@@ -78,7 +91,5 @@ def read_reports(path: str | os.PathLike[str]) -> Recorded:
             else:
                 raise ValueError(f"kind {kind!r} is neither request nor audit")
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            if number == len(lines):
-                break  # no newline behind it: it was being written
             raise ReportError(f"{path}, line {number}, is no report: {error}") from error
     return Recorded(tuple(requests), tuple(audits))

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
 from typing import Protocol
 
+from ..log import get_logger
 from .report import AuditReport, RequestReport
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class Observer(Protocol):
@@ -38,47 +36,39 @@ class Telemetry:
     """
 
     def __init__(self, keep: int = 1000) -> None:
+        # No locks: a child that is forked while one is held would find it held for ever. Each step is atomic.
         self._reports: deque[RequestReport] = deque(maxlen=keep)
         self._observers: list[Observer] = []
-        self._lock = threading.Lock()
 
     @property
     def reports(self) -> tuple[RequestReport, ...]:
         """The last ones, oldest first."""
-        with self._lock:
-            return tuple(self._reports)
+        return tuple(self._reports.copy())
 
     def observe(self, observer: Observer) -> None:
         """Tell this one too, from now on."""
-        with self._lock:
-            self._observers = [*self._observers, observer]
+        self._observers.append(observer)
 
     def request(self, report: RequestReport) -> None:
         """A request was answered, or failed."""
-        with self._lock:
-            self._reports.append(report)
-        _watched(logger.log, logging.WARNING if report.finish_reason == "error" else logging.INFO, "%s", report)
-        for observer in self._observers:
-            _watched(observer.on_request, report)
+        self._reports.append(report)
+        logger.log(logging.WARNING if report.finish_reason == "error" else logging.INFO, "%s", report)
+        self._tell("on_request", report)
 
     def audit(self, report: AuditReport) -> None:
         """A request was audited."""
-        _watched(logger.info, "%s", report)
-        for observer in self._observers:
-            _watched(observer.on_audit, report)
+        logger.info("%s", report)
+        self._tell("on_audit", report)
 
     def close(self) -> None:
-        """Close the observers."""
-        with self._lock:
-            observers, self._observers = self._observers, []
-        for observer in observers:
-            _watched(observer.close)
+        """Close the observers, and tell them no more."""
+        self._tell("close")
+        self._observers.clear()
 
-
-def _watched(tell: Callable[..., object], *args: object) -> None:
-    """Tell somebody. Who watches must not break what is watched, whatever is raised, sys.exit included."""
-    try:
-        tell(*args)
-    except BaseException as error:
-        with suppress(BaseException):  # the log itself may be what failed
-            logger.error("%s failed on being told: %r", getattr(tell, "__qualname__", tell), error, exc_info=error)
+    def _tell(self, event: str, *args: object) -> None:
+        """Tell all observers. Who watches must not break what is watched, whatever is raised, sys.exit included."""
+        for observer in list(self._observers):
+            try:
+                getattr(observer, event)(*args)
+            except BaseException as error:
+                logger.error("%s of %s failed: %r", event, type(observer).__qualname__, error, exc_info=error)

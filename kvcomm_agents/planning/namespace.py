@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from ..correction.span_corrector import SpanCorrector
 from ..correction.static_text import StaticText
 from ..kv.block import Capture, KVBlock
 from ..kv.span_library import Span, SpanLibrary, Tagged
+from ..log import get_logger
 from .calibration import SAFE_DEFAULT, Calibration
 from .candidates import EARNED, Candidates
 from .guard import Guard
@@ -26,7 +26,7 @@ from .segments import Segment, after, competing, segment
 
 Lesson = tuple[Segment, KVBlock]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _READ = 0.9  # share of a text's tokens that counts as the text
 _RANKS = 16  # places in a warm-up that are told apart

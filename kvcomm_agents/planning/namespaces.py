@@ -6,15 +6,15 @@ One of which nothing is left goes whole, after it was saved.
 
 from __future__ import annotations
 
-import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
 from ..errors import ConfigError
 from ..kv.budget import MemoryBudget
+from ..log import get_logger
 from .namespace import Namespace
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _MOST = 1000  # namespaces in memory: each brings a few kilobytes beside its budgets
 

@@ -17,6 +17,7 @@ from ..kv.block import Capture, KVBlock
 from ..kv.layout import KVLayout
 from ..kv.prefix_cache import PrefixCache
 from ..kv.span_library import Tagged
+from ..log import get_logger
 from ..plan import Placed, PrefillPlan
 from .auditor import SCORED, Auditor
 from .candidates import EARNED, Candidates
@@ -30,7 +31,7 @@ from .namespaces import Namespaces
 from .segments import after, segment
 from .served import ServedRequest
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _BASES = {
     "calibration": "what is usual on the model",

@@ -9,7 +9,6 @@ that brings no `ragged` is plain SDPA.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -20,11 +19,12 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 
 from ...errors import UnsupportedModelError
 from ...kv.layout import KVLayout
+from ...log import get_logger
 from .cache import PlanCache
 from .probe import tolerance
 from .query_blocks import pieces
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 NAME = "kvcomm_ragged"
 _PROBE = 8  # tokens

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -13,6 +12,7 @@ from ...backend import Capabilities, Generation, Handle, Positions
 from ...errors import DeviceMemoryError
 from ...kv.block import KVBlock
 from ...kv.layout import KVLayout
+from ...log import get_logger
 from ...models.loading import LoadedModel
 from ...plan import PrefillPlan
 from .batching import Batch
@@ -23,7 +23,7 @@ from .sampling import Sampler
 from .scoring import ChunkedScoring
 from .sequence import RunningSequence
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 T = TypeVar("T")
 

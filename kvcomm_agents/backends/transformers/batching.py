@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,11 +9,12 @@ from typing import Protocol, TypeVar
 
 from torch import Tensor
 
+from ...log import get_logger
 from .attention import Part
 from .runner import Runner
 from .sequence import RunningSequence
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 T = TypeVar("T")
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ...errors import ConstraintError
 from ...extras import require_llguidance
+from ...forks import at_fork
 from ...request import Constraint, ToolSpec
 from ...text.grammar import grammar
 from ...text.tool_format import CallFormat
@@ -92,6 +93,15 @@ class Matcher:
 
 _made: WeakKeyDictionary[Any, dict[tuple[int, tuple[int, ...]], LLTokenizer]] = WeakKeyDictionary()
 _lock = threading.Lock()
+
+
+def _free_lock() -> None:
+    """In a forked child, whoever held it is not there."""
+    global _lock
+    _lock = threading.Lock()
+
+
+at_fork(in_child=_free_lock)
 
 
 def _tokenizer(tokenizer: PreTrainedTokenizerBase, vocabulary: int, eos: Collection[int]) -> LLTokenizer:

@@ -7,7 +7,6 @@ plain pass just gave. If anything differs or fails, the plain pass serves from t
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ...kv.layout import KVLayout
+from ...log import get_logger
 from . import attention
 from .attention import Part
 from .kernels import launch as kernels
@@ -24,7 +24,7 @@ from .kernels import tiles
 from .kernels.tiles import Tiles, TileShape, longest_tile
 from .probe import tolerance
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _ROOMS = (32, 64, 96, 128, 192, 256, 384, 512)  # tokens of a shape; longer passes keep a GPU busy by themselves
 _CONTEXTS = 32  # decoded together, at most

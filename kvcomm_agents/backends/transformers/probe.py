@@ -7,7 +7,6 @@ at one position, rotated to another, must be the keys the model caches there.
 from __future__ import annotations
 
 import copy
-import logging
 from dataclasses import replace
 
 import torch
@@ -17,8 +16,9 @@ from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig, P
 from ...errors import ModelError, UnsupportedModelError
 from ...kv.layout import KVLayout
 from ...kv.rope import Pairing, Rope
+from ...log import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 # Scalings whose angle is a function of the position alone; others depend on the length of the context.

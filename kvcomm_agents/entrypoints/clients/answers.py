@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from ...request import Completion, Request, TextChunk
 from ...text.tool_calls import Call, CallParser, CallPiece
@@ -77,7 +77,7 @@ class AnswerReader:
 async def stream_answer(request: Request, engine: Engine) -> AsyncGenerator[str | Answer, None]:
     """Text as it is written, then the whole answer. Close it: that is what cancels the request if it still runs."""
     reader = AnswerReader(request, engine)
-    async with aclosing(cast("AsyncGenerator[TextChunk | Completion, None]", engine.astream(request))) as events:
+    async with aclosing(engine.astream(request)) as events:
         async for event in events:
             if isinstance(event, TextChunk):
                 text, _ = reader.push(event)
