@@ -56,10 +56,23 @@ def test_every_setting_is_read_from_its_variable():
         "KVCOMM_MEMORY_FOLDER": "memory",
         "KVCOMM_REPORT_FILE": "reports.jsonl",
         "KVCOMM_REUSE": "off",
+        "KVCOMM_CONTROL_STRINGS": "tokens",
     }
     assert len(env) == len(fields(EngineConfig))  # a new setting must be added here
     expected = EngineConfig(
-        "cpu", "bfloat16", 1, 0, 4096, 3, 64, False, "token-mean", "memory", "reports.jsonl", ReuseConfig("off")
+        "cpu",
+        "bfloat16",
+        1,
+        0,
+        4096,
+        3,
+        64,
+        False,
+        "token-mean",
+        "memory",
+        "reports.jsonl",
+        ReuseConfig("off"),
+        "tokens",
     )
     assert EngineConfig.from_env({**env, "UNRELATED": "x"}) == expected
 

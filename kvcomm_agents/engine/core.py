@@ -57,7 +57,7 @@ class EngineCore:
         self.batch = Batch(self.runner, config.prefill_chunk, self._with_room)
         self.store = PrefixCache(self.runner.device, config.device_cache_bytes, config.host_cache_bytes)
         self.reuse = Reuse(self.runner, self.store, config.reuse, self._remembered, self.telemetry.audit)
-        self.renderer = PromptRenderer(loaded.tokenizer)
+        self.renderer = PromptRenderer(loaded.tokenizer, config.control_strings)
         self.max_context = max_context(loaded, config)
         reuse = config.reuse
         self.warmup = Warmup(self.runner, self.reuse.memory, reuse.pack_tokens, reuse.pack_positions, self.max_context)

@@ -187,7 +187,7 @@ class Engine:
 
     @cached_property
     def _renderer(self) -> PromptRenderer:
-        return PromptRenderer(self.tokenizer)
+        return PromptRenderer(self.tokenizer, self.config.control_strings)
 
     @property
     def max_context(self) -> int:
@@ -294,10 +294,15 @@ _registry_lock = threading.Lock()
 def shared_engine(model: str, config: EngineConfig = EngineConfig()) -> Engine:
     """The process's one engine for this model and config: instant, its weights load with the first request."""
     with _registry_lock:
-        engine = _registry.get((model, config))
+        engine = find_engine(model, config)
         if engine is None:
             engine = _registry[model, config] = Engine(model, config)
         return engine
+
+
+def find_engine(model: str, config: EngineConfig) -> Engine | None:
+    """The engine that `shared_engine` would give, if it is made already. Waits for nothing."""
+    return _registry.get((model, config))
 
 
 def _post(loop: asyncio.AbstractEventLoop, events: asyncio.Queue[Event], event: Event) -> None:
