@@ -243,8 +243,23 @@ def path(value: Any) -> str:
 
 def texts(value: Any) -> tuple[str, ...]:
     """Texts that are not empty, in order; a single text is one of them."""
+    return _each_text(value, identity)
+
+
+def any_texts(value: Any) -> tuple[str, ...]:
+    """Texts in order, empty ones too; a single text is one of them."""
+    return _each_text(value, text)
+
+
+def _each_text(value: Any, check: Check) -> tuple[str, ...]:
     given = plain(value)
-    return tuple(map(identity, (given,) if isinstance(given, str) else items(given, "texts")))
+    found = []
+    for index, item in enumerate((given,) if isinstance(given, str) else items(given, "texts")):
+        try:
+            found.append(check(item))
+        except Unfit as unfit:
+            raise Unfit(f"texts; item {index}, of type {type(item).__name__}, must be {unfit}") from None
+    return tuple(found)
 
 
 def items(value: Any, kind: str) -> tuple[Any, ...]:

@@ -17,7 +17,7 @@ from .checks import Unfit, plain, shown, whole_characters
 
 DEEPEST = 100
 """Levels of nesting that are taken: deeper ones end in somebody's recursion."""
-_MOST_VALUES = 2_000_000  # what refers to one thing many times, level by level, would have no end
+_MOST_VALUES = 500_000  # what refers to one thing many times, level by level, would have no end
 
 
 def json_object(value: Any, *, strict: bool = True) -> dict[str, Any]:

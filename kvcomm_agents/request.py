@@ -28,7 +28,7 @@ class Message:
         spans: what `Completion.spans` said when this message was an answer. Only a hint: what stands here decides.
 
     Raises:
-        PromptError: a field of another type, an unknown role, or calls that are not in OpenAI's form.
+        PromptError: a field of another type, or calls that are not in OpenAI's form.
     """
 
     role: str

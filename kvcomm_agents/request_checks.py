@@ -10,7 +10,6 @@ from . import checks
 from .checks import Check, Unfit, shown
 from .json_values import json_object
 
-ROLES = ("system", "user", "assistant", "tool")
 ToolChoice = Literal["auto", "required", "none"]
 
 _GREEDY_BELOW = 1e-5  # what divides logits by less leaves no number to draw by
@@ -67,7 +66,7 @@ def prompt_ids(value: Any) -> tuple[int, ...]:
 
 
 MESSAGE: dict[str, Check] = {
-    "role": checks.one_of(ROLES),
+    "role": checks.identity,
     "content": checks.text,
     "name": checks.optional(checks.text),
     "extra": _extra,

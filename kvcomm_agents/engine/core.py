@@ -61,6 +61,7 @@ class EngineCore:
         self.max_context = max_context(loaded, config)
         reuse = config.reuse
         self.warmup = Warmup(self.runner, self.reuse.memory, reuse.pack_tokens, reuse.pack_positions, self.max_context)
+        self._vocabulary = int(loaded.model.config.get_text_config(decoder=True).vocab_size)
         eos = loaded.model.generation_config.eos_token_id if loaded.model.generation_config else None
         eos = loaded.tokenizer.eos_token_id if eos is None else eos
         self._eos = frozenset([eos] if isinstance(eos, int) else eos or ())
@@ -101,6 +102,8 @@ class EngineCore:
                 f"the prompt has {len(ids)} tokens and the context holds {self.max_context}, one of them for the"
                 " answer; shorten the messages or raise max_context if the model allows it"
             )
+        if (largest := max(ids)) >= self._vocabulary:
+            raise PromptError(f"prompt_ids hold {largest}, and the model's vocabulary ends at {self._vocabulary - 1}")
         matcher = self._matcher(request)
         matching = time.perf_counter()
         agent = request.agent or agent_name(request.messages, ids)
@@ -175,7 +178,7 @@ class EngineCore:
 
     def expect(self, texts: Sequence[str], namespace: str, *, warm: bool = False) -> None:
         """Have what is known of texts corrected for its likely readers, and with `warm` the other texts warmed."""
-        ids = [tuple(self.loaded.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+        ids = [self.renderer.content_ids(text) for text in texts]
         unknown = [one for one in ids if not self.reuse.expect(one, namespace) and len(one) < self.max_context]
         if warm and unknown and self.runner.layout.rope is not None:
             first = self.renderer.ids((Message("user", "."),))[0]
@@ -237,13 +240,12 @@ class EngineCore:
     def _matcher(self, request: Request) -> Matcher | None:
         if request.constraint is None:
             return None
-        config = self.loaded.model.config.get_text_config(decoder=True)
         return Matcher(
             request.constraint,
             request.tools,
             self.renderer.format,
             self.loaded.tokenizer,
-            int(config.vocab_size),
+            self._vocabulary,
             self._eos,
         )
 

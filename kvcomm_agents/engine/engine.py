@@ -22,6 +22,7 @@ from functools import cached_property
 
 from transformers import PreTrainedTokenizerBase
 
+from ..checks import any_texts, checked, identity, instance
 from ..config import EngineConfig
 from ..errors import ConfigError, EngineClosedError
 from ..kv.prefix_cache import PrefixStats
@@ -68,8 +69,10 @@ class Engine:
         """Queue a request; its events reach `sink` on the worker's thread, a `Completion` or an exception last.
 
         Raises:
+            ConfigError: it is no `Request`.
             EngineClosedError: after `close`.
         """
+        checked("request", request, instance(Request))
         job = Job(request, lambda event: self._tell(job, sink, event))
         self._worker.submit(job)
         return job
@@ -144,11 +147,8 @@ class Engine:
                 f"reuse mode {self.config.reuse.mode!r} never places what was computed outside of a prompt;"
                 " to warm texts set mode='auto' or 'corrected'"
             )
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        for text in texts:
-            if not isinstance(text, str):
-                raise ConfigError(f"only texts can be warmed, and one is of type {type(text).__name__}")
-        ids = [tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+        namespace = checked("namespace", namespace, identity)
+        ids = [self._renderer.content_ids(text) for text in checked("texts", texts, any_texts)]
         # What every prompt of the model begins with: the token that the first place teaches it to lean on.
         order = WarmOrder(ids, self.render((Message("user", "."),))[0], namespace)
         queued = self._worker.call(lambda inference: inference.warmup.submit(order))
@@ -161,7 +161,8 @@ class Engine:
 
     async def awarm(self, texts: Sequence[str], namespace: str = "default") -> WarmReport:
         """As `warm`; cancelling the task drops what was not done yet."""
-        return await asyncio.wrap_future(self.submit_warm(texts, namespace))
+        # In a thread: the tokenizer may have to be loaded.
+        return await asyncio.wrap_future(await asyncio.to_thread(self.submit_warm, texts, namespace))
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -216,8 +217,8 @@ class Engine:
             EngineClosedError: after `close`.
         """
         if self.config.reuse.learns and self._worker.inference is not None:
-            said = tuple(texts)
-            self._worker.call(lambda inference: inference.expect(said, namespace, warm=warm))
+            said, whose = checked("texts", texts, any_texts), checked("namespace", namespace, identity)
+            self._worker.call(lambda inference: inference.expect(said, whose, warm=warm))
 
     @property
     def reports(self) -> tuple[RequestReport, ...]:

@@ -22,6 +22,8 @@ from .marked_prompt import PromptParts, find_forged
 from .tool_calls import TOOLS_TEXT, instructed, plain_turns
 from .tool_format import CallFormat, detect
 
+ROLES = ("system", "user", "assistant", "tool")
+
 # Private-use characters around a message's number; the first is repeated until no prompt holds it.
 _MARK, _END = "\ue000", "\ue001"
 
@@ -131,6 +133,9 @@ class PromptRenderer:
         messages, tools, constraint = prompt.messages, prompt.tools, prompt.constraint
         if not messages:
             raise PromptError("the message list is empty; a prompt needs at least one message")
+        for message in messages:
+            if message.role not in ROLES:
+                raise PromptError(f"unknown role {message.role!r}; it must be one of {', '.join(ROLES)}")
         told = instructed(messages, tools, constraint, self.format)
         turns = [_turn(message) for message in (told if self.format.native else plain_turns(told))]
         given = [tool.as_openai() for tool in tools] if tools and self.format.native else None
