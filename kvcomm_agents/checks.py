@@ -142,8 +142,10 @@ def _meant(value: Any) -> Iterator[Any]:
         with contextlib.suppress(ValueError):
             value = float(word)
             yield value
-    if isinstance(value, float | Decimal) and math.isfinite(value) and value == int(value):
-        yield int(value)
+    if isinstance(value, float | Decimal):
+        with contextlib.suppress(OverflowError, ValueError):  # of what is not finite
+            if value == int(value):
+                yield int(value)
 
 
 def whole(least: int = -MOST - 1, most: int = MOST, unit: str = "") -> Check:

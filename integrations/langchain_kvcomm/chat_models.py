@@ -66,7 +66,8 @@ class ChatKVComm(ChatSettings):
         return {**params, "engine_config": engine} if engine else params
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        params = super()._get_ls_params(stop=self.stop if stop is None else stop, **kwargs)
+        given = self._settings().options({"stop": self.stop if stop is None else stop})
+        params = super()._get_ls_params(stop=list(given.get("stop", ())), **kwargs)
         params["ls_provider"] = "kvcomm"
         return params
 

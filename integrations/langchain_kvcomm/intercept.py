@@ -19,6 +19,9 @@ from langchain_core.prompt_values import PromptValue
 from langchain_core.tracers.context import register_configure_hook
 from pydantic import BaseModel
 
+from kvcomm_agents.checks import checked, identity
+from kvcomm_agents.errors import ConfigError
+
 from .chat_models import ChatKVComm
 from .identity import find_namespace
 
@@ -158,7 +161,9 @@ class Interceptor(BaseCallbackHandler):
         named = params.get("kv_namespace", own)
         found = find_namespace(metadata) if named == own else named
         namespace = own if found is None else found
-        if not isinstance(namespace, str) or not namespace:  # the call is about to be refused
+        try:
+            checked("kv_namespace", namespace, identity)
+        except ConfigError:  # the call is about to be refused
             return
         with self._guard:
             run = self._run_of(parent_run_id)

@@ -60,7 +60,8 @@ def _block_text(block: Any, role: str) -> str:
         if text is None or isinstance(text, str):
             return text or ""
         if kind in ("json", None) and "json" in block:
-            return json.dumps(checked("a json block", {"json": block["json"]}, json_object, PromptError)["json"])
+            value = checked("a json block", {"json": block["json"]}, json_object, PromptError)["json"]
+            return json.dumps(value, ensure_ascii=False)
         if kind in _HOLDERS and (held := _held(block)) is not None:
             return content_text(held, role)
         if role == "assistant":

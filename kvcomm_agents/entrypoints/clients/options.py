@@ -66,7 +66,10 @@ def to_choice(choice: Any, names: Sequence[str]) -> tuple[ToolChoice, str | None
     """
     if isinstance(choice, Mapping):
         inner = choice.get("function")
-        choice = (inner.get("name") if isinstance(inner, Mapping) else choice.get("name")) or choice.get("type")
+        given, choice = choice, (inner.get("name") if isinstance(inner, Mapping) else choice.get("name"))
+        choice = choice or given.get("type")
+        if choice is None:
+            raise ConfigError(f"tool_choice={shown(given)} names no tool and has no type")
     if isinstance(choice, str) and choice in names:
         return "required", choice
     if choice is None or isinstance(choice, str | bool):
@@ -76,7 +79,7 @@ def to_choice(choice: Any, names: Sequence[str]) -> tuple[ToolChoice, str | None
             f"tool_choice={choice!r} is none of the tools ({', '.join(names) or 'none bound'})"
             " and none of auto, none, any, required"
         )
-    raise ConfigError(f"tool_choice={choice!r} is no word, bool, name of a tool or dict")
+    raise ConfigError(f"tool_choice={shown(choice)} is no word, bool, name of a tool or dict")
 
 
 def to_schema(response_format: Any) -> tuple[Any, bool]:

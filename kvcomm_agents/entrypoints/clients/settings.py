@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
-from ...checks import Check, check_fields, checked, instance, lenient, optional, path, switch, texts
+from ...checks import Check, Unfit, check_fields, checked, instance, lenient, optional, path, switch, texts
 from ...config import ENGINE, ControlPolicy, DType, EngineConfig, ReuseMode, engine_config
 from ...errors import ConfigError
 from ...request import REQUEST, Message, Request, SamplingParams, ToolSpec
@@ -20,6 +20,13 @@ from .options import to_choice, to_constraint
 if TYPE_CHECKING:
     from ...engine.engine import Engine
 
+
+def _stops(value: Any) -> tuple[str, ...]:
+    if isinstance(value, Iterator):  # settings and bound options are read again by every call
+        raise Unfit("a text, or a list or tuple of texts")
+    return () if value is None else texts(value)
+
+
 SAMPLING = frozenset(field.name for field in fields(SamplingParams)) - {"stop"}
 # Settings come from environments and YAML too.
 _CHECKS: dict[str, Check] = {
@@ -27,7 +34,7 @@ _CHECKS: dict[str, Check] = {
     "temperature": optional(lenient(SAMPLING_CHECKS["temperature"])),
     "model": path,
     "timeout": optional(seconds, "to wait for ever"),
-    "stop": lambda value: () if value is None else texts(value),
+    "stop": _stops,
     "reuse": REQUEST["reuse"],
     "kv_namespace": REQUEST["namespace"],
     "kv_agent": REQUEST["agent"],
