@@ -3,30 +3,54 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, fields, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from .errors import ConfigError
+from . import checks
+from .checks import check_fields, checked
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 ReuseMode = Literal["exact", "corrected", "auto", "off"]
+ControlPolicy = Literal["text", "tokens"]
+"""Whether control strings of the chat template in messages are text, or become control tokens as elsewhere."""
 
 MiB = 1 << 20
 GiB = 1 << 30
 
 
-def _switch(text: str) -> bool:
-    """Of `1`, `true`, `on` or `yes`, and their opposites."""
-    known = dict.fromkeys(("1", "true", "on", "yes"), True) | dict.fromkeys(("0", "false", "off", "no"), False)
-    if text.strip().lower() not in known:
-        raise ValueError(f"a switch is one of {', '.join(known)}")
-    return known[text.strip().lower()]
+def _names(value: Any) -> frozenset[str]:
+    return frozenset(checks.texts(tuple(value) if isinstance(value, Set) else value))
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
+def _torch_word(check: checks.Check) -> checks.Check:
+    """A check that also takes torch's own object of that name: `torch.float32`, `torch.device("cuda:0")`."""
+    return lambda value: check(
+        str(value).removeprefix("torch.") if type(value).__module__.partition(".")[0] == "torch" else value
+    )
+
+
+_REUSE = {
+    "mode": checks.one_of(get_args(ReuseMode)),
+    "max_divergence": checks.number(0, want="a positive number; for no divergence at all use mode='exact'", above=True),
+    "exact_agents": _names,
+    "exact_judges": checks.switch,
+    "audit_share": checks.optional(checks.number(0, 1, "a number in [0, 1]"), "for the ledger to decide"),
+    "min_prefix": checks.whole(1, unit="token"),
+    "min_span": checks.whole(4, unit="tokens"),
+    "min_placed": checks.whole(1, unit="token"),
+    "pack_tokens": checks.whole(16, unit="tokens"),
+    "pack_positions": checks.one_of(("reset", "running")),
+    "span_bytes": checks.optional(checks.whole(0, unit="bytes"), "for a part of memory_bytes"),
+    "anchor_bytes": checks.optional(checks.whole(0, unit="bytes"), "for a part of memory_bytes"),
+    "novel_leverage": checks.number(1, want="a number, at least 1 (the usual)"),
+    "novel_weight": checks.number(1, want="a number, at least 1"),
+    "max_divergence_quantile": checks.optional(
+        checks.number(0.5, 0.999, "a number from 0.5 to 0.999"), "to bound the mean"
+    ),
+    "calibration": checks.optional(checks.path),
+    "hidden_share": checks.optional(checks.number(0, 1, "a number in [0, 1]"), "for a twentieth, or a tenth if idle"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +82,9 @@ class ReuseConfig:
             namespaces together, said outright.
         novel_leverage: leverage from which on an example counts as novel.
         novel_weight: how much a novel example may count, in ordinary ones.
+
+    Raises:
+        ConfigError: a field of another type, or out of range.
     """
 
     mode: ReuseMode = "auto"
@@ -79,36 +106,31 @@ class ReuseConfig:
     hidden_share: float | None = None
 
     def __post_init__(self) -> None:
-        _require(self.mode in get_args(ReuseMode), f"reuse mode {self.mode!r} is none of {get_args(ReuseMode)}")
-        _require(
-            self.max_divergence > 0,
-            f"max_divergence={self.max_divergence} must be positive; for no divergence at all use mode='exact'",
-        )
-        for name in ("audit_share", "hidden_share"):
-            share = getattr(self, name)
-            _require(share is None or 0 <= share <= 1, f"{name}={share} must be in [0, 1], or None")
-        _require(
-            self.max_divergence_quantile is None or 0.5 <= self.max_divergence_quantile < 1,
-            f"max_divergence_quantile={self.max_divergence_quantile} must be in [0.5, 1), or None for the mean",
-        )
-        _require(self.min_prefix >= 1, f"min_prefix={self.min_prefix} must be at least 1 token")
-        _require(self.min_span >= 4, f"min_span={self.min_span} must be at least 4 tokens")
-        _require(self.min_placed >= 1, f"min_placed={self.min_placed} must be at least 1 token")
-        _require(self.pack_tokens >= 16, f"pack_tokens={self.pack_tokens} must be at least 16 tokens")
-        _require(
-            self.pack_positions in ("reset", "running"),
-            f"pack_positions={self.pack_positions!r} must be 'reset' or 'running'",
-        )
-        for name in ("span_bytes", "anchor_bytes"):
-            size = getattr(self, name)
-            _require(size is None or size >= 0, f"{name}={size} must not be negative; None takes a share")
-        _require(self.novel_leverage >= 1, f"novel_leverage={self.novel_leverage} must be at least 1 (the usual)")
-        _require(self.novel_weight >= 1, f"novel_weight={self.novel_weight} must be at least 1")
+        check_fields(self, _REUSE)
 
     @property
     def learns(self) -> bool:
         """Whether spans, anchors and audits are kept at all."""
         return self.mode in ("auto", "corrected")
+
+
+ENGINE = {
+    "device": _torch_word(checks.identity),
+    "dtype": _torch_word(checks.one_of(get_args(DType))),
+    "device_cache_bytes": checks.optional(checks.whole(0, unit="bytes"), "for a part of memory_bytes"),
+    "host_cache_bytes": checks.optional(checks.whole(0, unit="bytes"), "for a part of memory_bytes"),
+    "max_context": checks.optional(checks.whole(2, unit="tokens"), "for the model's own limit"),
+    "max_concurrent": checks.whole(1, unit="request"),
+    "prefill_chunk": checks.whole(1, unit="token"),
+    "cuda_graphs": checks.switch,
+    "embedder": checks.optional(checks.path),
+    "memory_folder": checks.optional(checks.path),
+    "report_file": checks.optional(checks.path),
+    "reuse": checks.instance(ReuseConfig),
+    "control_strings": checks.one_of(get_args(ControlPolicy)),
+    "memory_bytes": checks.optional(checks.whole(0, unit="bytes"), "for three tenths of what is free"),
+}
+"""What the fields of `EngineConfig` must be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +156,12 @@ class EngineConfig:
         memory_folder: where anchors, maps and audits are kept between processes; `None` keeps nothing.
         report_file: a report of every request is appended to it, for `kvcomm report`; `None` writes none.
         reuse: see `ReuseConfig`.
+        control_strings: `text` makes the chat template's control strings (`<|im_end|>`) plain text where they stand
+            in messages, names, tool results or arguments, whoever wrote them; `tokens` makes control tokens of
+            them there too, as transformers and other servers do.
+
+    Raises:
+        ConfigError: a field of another type, or out of range.
     """
 
     device: str = "auto"
@@ -148,19 +176,11 @@ class EngineConfig:
     memory_folder: str | None = None
     report_file: str | None = None
     reuse: ReuseConfig = ReuseConfig()
+    control_strings: ControlPolicy = "text"
     memory_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        _require(self.dtype in get_args(DType), f"dtype {self.dtype!r} is none of {get_args(DType)}")
-        for name in ("memory_bytes", "device_cache_bytes", "host_cache_bytes"):
-            size = getattr(self, name)
-            _require(size is None or size >= 0, f"{name}={size} must not be negative; 0 keeps nothing")
-        _require(
-            self.max_context is None or self.max_context >= 2,
-            f"max_context={self.max_context} must be at least 2 tokens; None takes the model's own limit",
-        )
-        _require(self.max_concurrent >= 1, f"max_concurrent={self.max_concurrent} must be at least 1")
-        _require(self.prefill_chunk >= 1, f"prefill_chunk={self.prefill_chunk} must be at least 1 token")
+        check_fields(self, ENGINE)
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] = os.environ) -> EngineConfig:
@@ -175,17 +195,34 @@ class EngineConfig:
             text = env.get(name)
             if text is None:
                 continue
-            value: object
-            try:
-                if field.name == "reuse":
-                    value = ReuseConfig(mode=text)  # type: ignore[arg-type]
-                elif field.name in ("device", "dtype", "embedder", "memory_folder", "report_file"):
-                    value = text
-                elif isinstance(field.default, bool):
-                    value = _switch(text)
-                else:
-                    value = int(text)
-                config = replace(config, **{field.name: value})  # type: ignore[arg-type]
-            except ValueError as error:
-                raise ConfigError(f"{name}={text!r}: {error}") from error
+            if field.name == "reuse":
+                value: Any = checked(name, text, lambda mode: ReuseConfig(mode=_REUSE["mode"](mode)))
+            else:
+                value = checked(name, text, checks.lenient(ENGINE[field.name]))
+            config = replace(config, **{field.name: value})
         return config
+
+
+def engine_config(value: Any) -> EngineConfig:
+    """A check: an `EngineConfig`, or a mapping of its fields, as a config file has it."""
+    if not isinstance(value, Mapping):
+        return checks.instance(EngineConfig)(value)  # type: ignore[no-any-return]
+    given = checks.fields_of(EngineConfig, value)
+    if isinstance(given.get("reuse"), Mapping):
+        given["reuse"] = ReuseConfig(**checks.fields_of(ReuseConfig, given["reuse"]))
+    return EngineConfig(**given)
+
+
+def differing(config: EngineConfig | ReuseConfig) -> dict[str, Any]:
+    """The fields of a config that are not the default, in JSON types and in order: equal for equal configs."""
+    given: dict[str, Any] = {}
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, ReuseConfig):
+            value = differing(value)
+        elif value != field.default and isinstance(value, frozenset):
+            value = sorted(value)
+        elif value == field.default:
+            continue
+        given[field.name] = value
+    return {name: value for name, value in given.items() if value != {}}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
+from . import checks
+from .checks import check_fields, checked
 from .config import ReuseMode
-from .errors import ConfigError
+from .errors import PromptError
 from .observe.report import FinishReason, RequestReport
-
-ToolChoice = Literal["auto", "required", "none"]
+from .request_checks import CONSTRAINT, MESSAGE, SAMPLING, TOOL, agent_name, prompt_ids, timeout
+from .request_checks import ToolChoice as ToolChoice
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +23,12 @@ class Message:
         role: `system`, `user`, `assistant` or `tool`.
         content: the text, exactly as the app composed it.
         name: who said it; kept out of the text unless the template asks for it.
-        extra: further keys that the model's chat template may read (`tool_calls`, `tool_call_id`).
+        extra: further keys that the model's chat template may read (`tool_calls`, `tool_call_id`), in JSON types:
+            dates and their like become strings.
         spans: what `Completion.spans` said when this message was an answer. Only a hint: what stands here decides.
+
+    Raises:
+        PromptError: a field of another type, or calls that are not in OpenAI's form.
     """
 
     role: str
@@ -30,10 +37,17 @@ class Message:
     extra: dict[str, Any] = field(default_factory=dict)
     spans: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        check_fields(self, MESSAGE, PromptError)
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How the next token is chosen and when to stop. `temperature=0` is greedy."""
+    """How the next token is chosen and when to stop. `temperature=0` is greedy, and so is less than 0.00001.
+
+    Raises:
+        ConfigError: a field of another type, or out of range.
+    """
 
     max_tokens: int | None = None
     temperature: float = 0.0
@@ -45,27 +59,7 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        checks = [
-            (
-                self.max_tokens is None or self.max_tokens >= 1,
-                "max_tokens",
-                "at least 1, or None for the context's rest",
-            ),
-            (self.temperature >= 0, "temperature", "0 (greedy) or more"),
-            (self.top_p is None or 0 < self.top_p <= 1, "top_p", "in (0, 1]"),
-            (self.top_k is None or self.top_k >= 1, "top_k", "at least 1"),
-            (self.min_p is None or 0 <= self.min_p <= 1, "min_p", "in [0, 1]"),
-            (
-                self.repetition_penalty is None or self.repetition_penalty > 0,
-                "repetition_penalty",
-                "more than 0",
-            ),
-        ]
-        for ok, name, want in checks:
-            if not ok:
-                raise ConfigError(f"{name}={getattr(self, name)} must be {want}")
-        if any(not text for text in self.stop):
-            raise ConfigError("an empty stop string would stop at once; leave it out")
+        check_fields(self, SAMPLING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +70,9 @@ class ToolSpec:
         name: as the model writes it.
         description: what it does, for the model.
         parameters: JSON schema of its arguments, an object.
+
+    Raises:
+        ConfigError: a field of another type, no name, or a schema that is not of JSON types.
     """
 
     name: str
@@ -83,8 +80,7 @@ class ToolSpec:
     parameters: dict[str, Any] = field(default_factory=lambda: {"type": "object", "properties": {}})
 
     def __post_init__(self) -> None:
-        if not self.name:
-            raise ConfigError("a tool needs a name")
+        check_fields(self, TOOL)
 
     def as_openai(self) -> dict[str, Any]:
         """In the form that chat templates read."""
@@ -104,6 +100,9 @@ class Constraint:
         parallel: several calls in one answer.
         show_schema: the prompt says what the schema is.
         max_string: characters in a string for which the schema sets no bound.
+
+    Raises:
+        ConfigError: a field of another type, or out of range.
     """
 
     schema: dict[str, Any] | None = None
@@ -114,10 +113,7 @@ class Constraint:
     max_string: int = 1024
 
     def __post_init__(self) -> None:
-        if self.calls is not None and self.calls not in get_args(ToolChoice):
-            raise ConfigError(f"calls={self.calls!r} is none of {get_args(ToolChoice)}")
-        if self.max_string < 1:
-            raise ConfigError(f"max_string={self.max_string} must be at least 1 character")
+        check_fields(self, CONSTRAINT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +124,16 @@ class Request:
         messages: the conversation. Ignored when `prompt_ids` is given.
         prompt_ids: token ids to continue, instead of messages.
         agent: who calls; `None` takes a hash of the system message.
-        namespace: the wall between tenants.
+        namespace: the wall between tenants; any text but the empty one.
         reuse: overrides the engine's reuse mode for this request.
         timeout_s: seconds from submission; `None` waits for ever.
         tools: described to the model in the prompt.
         constraint: what the answer may be; `None` leaves it free.
         conversation: which thread or run this call belongs to; said again in the report.
+
+    Raises:
+        PromptError: messages or prompt ids that are none.
+        ConfigError: another field of another type, or out of range.
     """
 
     messages: tuple[Message, ...] = ()
@@ -146,6 +146,47 @@ class Request:
     tools: tuple[ToolSpec, ...] = ()
     constraint: Constraint | None = None
     conversation: str | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, _PROMPT, PromptError)
+        check_fields(self, REQUEST)
+
+
+def require_messages(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """A conversation as a tuple.
+
+    Raises:
+        PromptError: something in it is no `Message`.
+    """
+    found: tuple[Message, ...] = checked("messages", messages, _PROMPT["messages"], PromptError)
+    return found
+
+
+def require_tools(tools: Sequence[ToolSpec]) -> tuple[ToolSpec, ...]:
+    """Tools as a tuple.
+
+    Raises:
+        ConfigError: something in it is no `ToolSpec`.
+    """
+    found: tuple[ToolSpec, ...] = checked("tools", tools, REQUEST["tools"])
+    return found
+
+
+_PROMPT = {
+    "messages": checks.each(Message, "; Message(role, content) makes one"),
+    "prompt_ids": checks.optional(prompt_ids),
+}
+REQUEST = {
+    "params": checks.instance(SamplingParams),
+    "agent": checks.optional(agent_name, "for a hash of the system message"),
+    "namespace": checks.identity,
+    "reuse": checks.optional(checks.one_of(get_args(ReuseMode)), "for the engine's mode"),
+    "timeout_s": checks.optional(timeout, "to wait for ever"),
+    "tools": checks.each(ToolSpec, "; ToolSpec(name, description, parameters) makes one"),
+    "constraint": checks.optional(checks.instance(Constraint)),
+    "conversation": checks.optional(checks.text),
+}
+"""What the fields of `Request` must be, its messages and prompt ids aside."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,7 @@ def test_every_setting_is_read_from_its_variable():
         "KVCOMM_REPORT_FILE": "reports.jsonl",
         "KVCOMM_REUSE": "off",
         "KVCOMM_MEMORY_BYTES": "1000000",
+        "KVCOMM_CONTROL_STRINGS": "tokens",
     }
     assert len(env) == len(fields(EngineConfig))  # a new setting must be added here
     expected = EngineConfig(
@@ -72,6 +73,7 @@ def test_every_setting_is_read_from_its_variable():
         "memory",
         "reports.jsonl",
         ReuseConfig("off"),
+        "tokens",
         1_000_000,
     )
     assert EngineConfig.from_env({**env, "UNRELATED": "x"}) == expected

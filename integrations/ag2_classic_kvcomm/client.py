@@ -21,8 +21,9 @@ from autogen.oai.oai_models import (
 
 from kvcomm_agents.entrypoints.clients.answers import Answer, AnswerReader
 from kvcomm_agents.entrypoints.clients.messages import from_openai
+from kvcomm_agents.entrypoints.clients.names import in_our_names
 from kvcomm_agents.entrypoints.clients.options import to_specs
-from kvcomm_agents.entrypoints.clients.settings import CALL_OPTIONS, ClientSettings
+from kvcomm_agents.entrypoints.clients.settings import CALL_OPTIONS, ClientSettings, make_settings
 from kvcomm_agents.errors import ConfigError
 from kvcomm_agents.observe.report import RequestReport
 from kvcomm_agents.request import Message, Request, TextChunk
@@ -34,7 +35,7 @@ _SETTINGS = frozenset(field.name for field in fields(ClientSettings))
 # Of `config_list` entries and calls, and of no meaning to a model in this process.
 _IGNORED = frozenset(
     {"model_client_cls", "messages", "tools", "stream", "api_type", "api_key", "api_version", "base_url", "price"}
-    | {"tags", "cache_seed", "default_headers", "http_client", "user", "n"}
+    | {"tags", "cache_seed", "default_headers", "http_client"}
 )
 
 
@@ -57,13 +58,14 @@ class KVCommModelClient:
     """
 
     def __init__(self, config: Mapping[str, Any], on_report: Callable[[RequestReport], None] | None = None) -> None:
-        known = {name: value for name, value in config.items() if name in _SETTINGS and value is not None}
-        if unknown := config.keys() - _SETTINGS - CALL_OPTIONS - _IGNORED:
+        given = in_our_names(config)
+        if unknown := given.keys() - _SETTINGS - CALL_OPTIONS - _IGNORED:
             raise ConfigError(
                 f"the config_list entry has {', '.join(sorted(unknown))}, which this client does not know;"
                 f" it takes {', '.join(sorted(_SETTINGS))}"
             )
-        self._settings = ClientSettings(**known)
+        known = {name: value for name, value in given.items() if name in _SETTINGS and value is not None}
+        self._settings = make_settings(ClientSettings, known)
         self._on_report = on_report
 
     def create(self, params: Mapping[str, Any]) -> ChatCompletion:
@@ -73,11 +75,11 @@ class KVCommModelClient:
             ConfigError: an unknown option.
             RequestError: see `kvcomm_agents.errors`.
         """
-        messages = from_openai(params["messages"])
-        options = {name: value for name, value in params.items() if name not in _IGNORED | (_SETTINGS - CALL_OPTIONS)}
-        request = self._settings.request(
-            messages, to_specs(params.get("tools") or ()), options, selects=_selects(messages)
-        )
+        messages = from_openai(params.get("messages", ()))
+        given = in_our_names(params)
+        options = {name: value for name, value in given.items() if name not in _IGNORED | (_SETTINGS - CALL_OPTIONS)}
+        specs = to_specs(() if params.get("tools") is None else params["tools"])
+        request = self._settings.request(messages, specs, options, selects=_selects(messages))
         engine = self._settings.engine(params.get("model"))
         answer = self._answer(engine, request, IOStream.get_default() if params.get("stream") else None)
         if self._on_report is not None:

@@ -74,7 +74,7 @@ class KVCommClient(LLMClient):
             agent=getattr(context.dependencies.get(AGENT_CONTEXT_DEPENDENCY_KEY), "name", None),
             conversation=str(context.stream.id),
         )
-        engine = self._settings.engine(options.get("model"))
+        engine = await self._settings.aengine(options.get("model"))
         answer = await self._answer(engine, request, context)
         message = ModelMessage(answer.text, metadata=answer.metadata) if answer.text else None
         if message is not None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields
 from typing import Any, NoReturn, cast
 
 from ag2.config.config import ModelConfig, ModelProvider
 from typing_extensions import Unpack
 
-from kvcomm_agents.entrypoints.clients.settings import ClientOptions, ClientSettings
+from kvcomm_agents.checks import checked, switch
+from kvcomm_agents.entrypoints.clients.names import in_our_names
+from kvcomm_agents.entrypoints.clients.settings import ClientKeywords, ClientSettings, make_settings
 from kvcomm_agents.errors import ConfigError
 
 from .client import KVCommClient
@@ -37,10 +39,11 @@ class KVCommConfig(ModelConfig):
         *,
         streaming: bool = False,
         call_options: Mapping[str, Any] | None = None,
-        **settings: Unpack[ClientOptions],
+        **settings: Unpack[ClientKeywords],
     ) -> None:
-        self.settings = ClientSettings(model=model, **settings)
-        self.streaming = streaming
+        self.settings = make_settings(ClientSettings, {"model": model, **settings})
+        self.streaming = checked("streaming", streaming, switch)
+        self.settings.options(call_options)  # refuses now what each call would
         self.call_options = dict(call_options or {})
 
     @property
@@ -61,9 +64,8 @@ class KVCommConfig(ModelConfig):
         """
         streaming = overrides.pop("streaming", self.streaming)
         call_options = overrides.pop("call_options", self.call_options)
-        made = KVCommConfig(self.model, streaming=streaming, call_options=call_options)
-        made.settings = replace(self.settings, **overrides)
-        return made
+        given = {field.name: getattr(self.settings, field.name) for field in fields(self.settings)}
+        return KVCommConfig(streaming=streaming, call_options=call_options, **{**given, **in_our_names(overrides)})
 
     def create(self) -> KVCommClient:
         """The client of one agent. All of a process share the model."""

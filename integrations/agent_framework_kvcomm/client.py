@@ -16,12 +16,15 @@ from agent_framework import (
     FunctionInvocationLayer,
     Message,
     ResponseStream,
+    validate_tools,
 )
 from agent_framework.observability import ChatTelemetryLayer
 from typing_extensions import Unpack
 
-from kvcomm_agents.entrypoints.clients.answers import Answer, read_answer, stream_answer
-from kvcomm_agents.entrypoints.clients.settings import ClientOptions, ClientSettings
+from kvcomm_agents.checks import shown
+from kvcomm_agents.entrypoints.clients.answers import Answer, aread_answer, stream_answer
+from kvcomm_agents.entrypoints.clients.settings import ClientKeywords, ClientSettings, make_settings
+from kvcomm_agents.errors import ConfigError
 from kvcomm_agents.request import Request
 
 from .messages import SELECTOR_FORMATS, to_calls, to_messages, to_options, to_tags, to_tools, to_usage
@@ -63,10 +66,10 @@ class KVCommChatClient(
         middleware: Sequence[Any] | None = None,
         function_invocation_configuration: Any = None,
         additional_properties: dict[str, Any] | None = None,
-        **settings: Unpack[ClientOptions],
+        **settings: Unpack[ClientKeywords],
     ) -> None:
-        self.model = model
-        self._settings = ClientSettings(model=model, **settings)
+        self._settings = make_settings(ClientSettings, {"model": model, **settings})
+        self.model = self._settings.model
         super().__init__(
             middleware=middleware,
             function_invocation_configuration=function_invocation_configuration,
@@ -83,7 +86,7 @@ class KVCommChatClient(
 
     async def _response(self, messages: Sequence[Message], options: Mapping[str, Any]) -> ChatResponse[Any]:
         engine, request = await self._request(messages, options)
-        answer = read_answer(await engine.agenerate(request), request, engine)
+        answer = await aread_answer(await engine.agenerate(request), request, engine)
         said = [Content.from_text(answer.text, additional_properties=answer.tags)] if answer.text else []
         return ChatResponse(
             messages=[Message("assistant", [*said, *to_calls(answer)])],
@@ -114,7 +117,7 @@ class KVCommChatClient(
                 )
 
     async def _request(self, messages: Sequence[Message], options: Mapping[str, Any]) -> tuple[Engine, Request]:
-        given = await self._validate_options(options)
+        given = {**options, "tools": await _tools(options.get("tools"))}
         asked = given.get("response_format")
         tools = to_tools(given)
         request = self._settings.request(
@@ -124,7 +127,15 @@ class KVCommChatClient(
             conversation=given.get("conversation_id"),
             selects=getattr(asked, "__name__", "") in SELECTOR_FORMATS,
         )
-        return self._settings.engine(given.get("model")), request
+        return await self._settings.aengine(given.get("model")), request
+
+
+async def _tools(tools: Any) -> Any:
+    """What can be had of an app's tools by the framework's own means: functions become its tools."""
+    try:
+        return await validate_tools(tools)
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"tools={shown(tools)}: {error}") from error
 
 
 def _finish_reason(answer: Answer) -> Any:

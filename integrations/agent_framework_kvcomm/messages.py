@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agent_framework import Content, FunctionTool, UsageDetails, validate_tool_mode
+from agent_framework import Content, FunctionTool, ToolMode, UsageDetails, validate_tool_mode
 from agent_framework import Message as FrameworkMessage
+from agent_framework.exceptions import ContentError
 
+from kvcomm_agents.checks import shown
+from kvcomm_agents.entrypoints.clients import options as asked
 from kvcomm_agents.entrypoints.clients.answers import Answer
-from kvcomm_agents.entrypoints.clients.messages import call_turn, carried_tags
-from kvcomm_agents.entrypoints.clients.options import to_specs
+from kvcomm_agents.entrypoints.clients.messages import call_turn, carried_tags, listed
+from kvcomm_agents.entrypoints.clients.names import in_our_names
 from kvcomm_agents.errors import ConfigError, PromptError
 from kvcomm_agents.request import Message, ToolSpec
 
@@ -18,22 +21,24 @@ SELECTOR_FORMATS = frozenset({"AgentOrchestrationOutput"})
 """Answers by which a group chat's orchestrator says who is to speak next."""
 
 # What the framework keeps for itself or for services that store conversations.
-_IGNORED = frozenset({"tools", "tool_choice", "instructions", "metadata", "user", "store", "conversation_id"})
+_IGNORED = frozenset({"tools", "tool_choice", "instructions", "metadata", "store", "conversation_id"})
 _UNSUPPORTED = frozenset({"frequency_penalty", "presence_penalty", "logit_bias"})
 _NAMES = {"allow_multiple_tool_calls": "parallel_tool_calls"}
-# Kinds of content in an assistant's turn that are not part of what it said.
-_SILENT = frozenset({"text_reasoning", "usage", "error"})
 
 
 def to_messages(messages: Sequence[FrameworkMessage], instructions: str | None = None) -> tuple[Message, ...]:
     """The conversation as the engine takes it. `author_name` stays beside the text.
+
+    What an assistant's turn holds beside text and calls, reasoning or what a service ran for it, is passed over.
 
     Raises:
         PromptError: content that is not text.
     """
     turns = [Message("system", instructions)] if instructions else []
     names: dict[str | None, str | None] = {}
-    for message in messages:
+    for message in listed(messages):
+        if not isinstance(message, FrameworkMessage):
+            raise PromptError(f"a {type(message).__name__} is no message, and cannot be part of a prompt")
         said: list[str] = []
         calls: list[dict[str, Any]] = []
         results: list[Message] = []
@@ -46,7 +51,7 @@ def to_messages(messages: Sequence[FrameworkMessage], instructions: str | None =
             elif content.type == "function_result":
                 name, about = names.get(content.call_id), {"tool_call_id": content.call_id}
                 results.append(Message("tool", _result_text(content), name, about))
-            elif not (message.role == "assistant" and content.type in _SILENT):
+            elif message.role != "assistant":
                 raise PromptError(
                     f"a {content.type!r} content in a {message.role} message cannot be part of a prompt: only text can"
                 )
@@ -76,10 +81,19 @@ def to_tools(options: Mapping[str, Any]) -> tuple[ToolSpec, ...]:
     Raises:
         ConfigError: a tool that a service would run.
     """
-    tools = options.get("tools") or ()
-    specs = to_specs([one.to_json_schema_spec() if isinstance(one, FunctionTool) else _as_dict(one) for one in tools])
-    allowed = (validate_tool_mode(options.get("tool_choice")) or {}).get("allowed_tools")
+    tools = asked.listed(() if options.get("tools") is None else options["tools"])
+    specs = asked.to_specs(
+        [tool.to_json_schema_spec() if isinstance(tool, FunctionTool) else _as_dict(tool) for tool in tools]
+    )
+    allowed = (_tool_mode(options) or {}).get("allowed_tools")
     return tuple(spec for spec in specs if allowed is None or spec.name in allowed)
+
+
+def _tool_mode(options: Mapping[str, Any]) -> ToolMode | None:
+    try:
+        return validate_tool_mode(options.get("tool_choice"))
+    except (ContentError, TypeError) as error:
+        raise ConfigError(f"tool_choice={shown(options['tool_choice'])} is none: {error}") from error
 
 
 def _as_dict(tool: Any) -> Mapping[str, Any]:
@@ -96,11 +110,12 @@ def to_options(options: Mapping[str, Any], *, tools: bool) -> dict[str, Any]:
     Raises:
         ConfigError: one that a local model does not have.
     """
-    given = {name: value for name, value in options.items() if value is not None and name not in _IGNORED}
+    named = in_our_names(options)
+    given = {name: value for name, value in named.items() if value is not None and name not in _IGNORED}
     if unsupported := given.keys() & _UNSUPPORTED:
         raise ConfigError(f"{', '.join(sorted(unsupported))} cannot be had here; repetition_penalty can")
     given = {_NAMES.get(name, name): value for name, value in given.items()}
-    mode = validate_tool_mode(options.get("tool_choice"))
+    mode = _tool_mode(options)
     if mode is not None and mode["mode"] != "auto" and (tools or mode["mode"] == "required"):
         given["tool_choice"] = mode.get("required_function_name") or mode["mode"]
     return given

@@ -24,10 +24,12 @@ from autogen_core.tools import Tool, ToolSchema
 from pydantic import BaseModel, RootModel
 from typing_extensions import Unpack
 
-from kvcomm_agents.entrypoints.clients.answers import Answer, read_answer, stream_answer
-from kvcomm_agents.entrypoints.clients.settings import ClientOptions, ClientSettings
+from kvcomm_agents.checks import check_fields, checked, instance
+from kvcomm_agents.entrypoints.clients.answers import Answer, aread_answer, stream_answer
+from kvcomm_agents.entrypoints.clients.settings import ClientKeywords, ClientSettings, make_settings
 from kvcomm_agents.errors import ConfigError
 from kvcomm_agents.extras import has_llguidance
+from kvcomm_agents.json_values import json_object
 from kvcomm_agents.observe.report import RequestReport
 from kvcomm_agents.request import Request
 
@@ -43,7 +45,7 @@ ToolChoice = Tool | Literal["auto", "required", "none"]
 T = TypeVar("T")
 
 
-class AutoGenOptions(ClientOptions, total=False):
+class AutoGenOptions(ClientKeywords, total=False):
     """Keywords of the constructor but `model`."""
 
     schemas: dict[str, dict[str, Any]]
@@ -60,6 +62,10 @@ class AutoGenSettings(ClientSettings):
     """
 
     schemas: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        ClientSettings.__post_init__(self)
+        check_fields(self, {"schemas": json_object})
 
 
 class KVCommClientConfig(RootModel[AutoGenSettings]):
@@ -90,7 +96,7 @@ class KVCommChatCompletionClient(ChatCompletionClient, Component[KVCommClientCon
     component_provider_override = "autogen_kvcomm.KVCommChatCompletionClient"
 
     def __init__(self, model: str, **settings: Unpack[AutoGenOptions]) -> None:
-        self._settings = AutoGenSettings(model=model, **settings)
+        self._settings = make_settings(AutoGenSettings, {"model": model, **settings})
         self._usage = RequestUsage(prompt_tokens=0, completion_tokens=0)
         self._reports: deque[RequestReport] = deque(maxlen=1000)
 
@@ -129,10 +135,10 @@ class KVCommChatCompletionClient(ChatCompletionClient, Component[KVCommClientCon
             RequestError: see `kvcomm_agents.errors`.
             asyncio.CancelledError: the token was cancelled.
         """
-        request, engine = self._prepare(messages, tools, tool_choice, json_output, extra_create_args)
+        request, engine = await self._prepare(messages, tools, tool_choice, json_output, extra_create_args)
         completion = await _Cancellable(cancellation_token).wait(engine.agenerate(request))
         said = to_openai(request.messages)
-        return self._finished(read_answer(completion, request, engine), LLMCallEvent, messages=said)
+        return self._finished(await aread_answer(completion, request, engine), LLMCallEvent, messages=said)
 
     async def create_stream(
         self,
@@ -145,7 +151,7 @@ class KVCommChatCompletionClient(ChatCompletionClient, Component[KVCommClientCon
         cancellation_token: CancellationToken | None = None,
     ) -> AsyncGenerator[str | CreateResult, None]:
         """Text as it is written, then the `CreateResult`, which holds the calls. Arguments and errors as `create`."""
-        request, engine = self._prepare(messages, tools, tool_choice, json_output, extra_create_args)
+        request, engine = await self._prepare(messages, tools, tool_choice, json_output, extra_create_args)
         event_logger.info(LLMStreamStartEvent(messages=to_openai(request.messages)))
         cancellable = _Cancellable(cancellation_token)
         async with aclosing(stream_answer(request, engine)) as pieces:
@@ -197,7 +203,7 @@ class KVCommChatCompletionClient(ChatCompletionClient, Component[KVCommClientCon
     def _from_config(cls, config: KVCommClientConfig) -> Self:
         return cls(**{name: getattr(config.root, name) for name in AutoGenSettings.__dataclass_fields__})
 
-    def _prepare(
+    async def _prepare(
         self,
         messages: Sequence[LLMMessage],
         tools: Sequence[Tool | ToolSchema],
@@ -205,7 +211,8 @@ class KVCommChatCompletionClient(ChatCompletionClient, Component[KVCommClientCon
         json_output: bool | type[BaseModel] | None,
         extra: Mapping[str, Any] | None,
     ) -> tuple[Request, Engine]:
-        options, said = dict(extra or {}), to_messages(messages)
+        options = dict(checked("extra_create_args", {} if extra is None else extra, instance(Mapping)))
+        said = to_messages(messages)
         response_format = to_response_format(json_output, said, self._settings.schemas)
         if response_format is not None:
             if options.get("response_format") is not None:
@@ -222,7 +229,7 @@ class KVCommChatCompletionClient(ChatCompletionClient, Component[KVCommClientCon
             conversation=caller.conversation,
             selects=caller.selects,
         )
-        return request, self._settings.engine(options.get("model"))
+        return request, await self._settings.aengine(options.get("model"))
 
     def _finished(self, answer: Answer, event: type[LLMCallEvent | LLMStreamEndEvent], **more: Any) -> CreateResult:
         """Count an answer, and log it as that kind of event."""

@@ -20,9 +20,9 @@ from autogen_core.models import (
 from autogen_core.tools import Tool, ToolSchema
 from pydantic import BaseModel
 
+from kvcomm_agents.entrypoints.clients import options
 from kvcomm_agents.entrypoints.clients.answers import Answer
-from kvcomm_agents.entrypoints.clients.messages import call_turn, content_text
-from kvcomm_agents.entrypoints.clients.options import to_specs
+from kvcomm_agents.entrypoints.clients.messages import call_turn, content_text, listed
 from kvcomm_agents.errors import ConfigError, PromptError
 from kvcomm_agents.request import Message, ToolSpec
 
@@ -35,7 +35,7 @@ def to_messages(messages: Sequence[LLMMessage]) -> tuple[Message, ...]:
     Raises:
         PromptError: a message of an unknown kind, or content that is not text.
     """
-    return tuple(turn for message in messages for turn in _turns(message))
+    return tuple(turn for message in listed(messages) for turn in _turns(message))
 
 
 def _turns(message: LLMMessage) -> list[Message]:
@@ -63,7 +63,9 @@ def to_openai(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
 def to_tools(tools: Sequence[Tool | ToolSchema]) -> tuple[ToolSpec, ...]:
     """Tools as the engine takes them."""
-    return to_specs([{"function": tool.schema if isinstance(tool, Tool) else tool} for tool in tools])
+    return options.to_specs(
+        [{"function": tool.schema if isinstance(tool, Tool) else tool} for tool in options.listed(tools)]
+    )
 
 
 def to_response_format(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any, Self
 
@@ -10,17 +11,19 @@ from langchain_core.language_models import LanguageModelInput, ModelProfile
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
-from langchain_core.runnables import Runnable
+from langchain_core.runnables import Runnable, RunnableConfig
 from langchain_core.tools import BaseTool
 from pydantic import BaseModel, model_validator
 
 from kvcomm_agents._version import __version__
+from kvcomm_agents.config import differing
 from kvcomm_agents.entrypoints.clients.options import to_choice
 from kvcomm_agents.entrypoints.clients.settings import SAMPLING
 from kvcomm_agents.errors import ConfigError
 from kvcomm_agents.extras import require_llguidance
 
 from .answers import Streamed, to_result
+from .identity import find_namespace
 from .messages import to_messages
 from .profile import find_profile
 from .settings import ChatSettings
@@ -58,10 +61,13 @@ class ChatKVComm(ChatSettings):
         # Part of the key of LangChain's own response cache, hence the namespace: it is a wall there too.
         names = ["model", *sorted(SAMPLING), "stop", "reuse", "kv_namespace", "kv_agent", "device", "dtype"]
         names += ["prefer_tools", "max_string"] if self.prefer_tools or self.max_string != 1024 else []
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        params = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        engine = differing(self._settings().config())
+        return {**params, "engine_config": engine} if engine else params
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
-        params = super()._get_ls_params(stop=self.stop if stop is None else stop, **kwargs)
+        given = self._settings().options({"stop": self.stop if stop is None else stop})
+        params = super()._get_ls_params(stop=list(given.get("stop", ())), **kwargs)
         params["ls_provider"] = "kvcomm"
         return params
 
@@ -137,6 +143,31 @@ class ChatKVComm(ChatSettings):
     def _resolve_model_profile(self) -> ModelProfile | None:
         return find_profile(self.model, self._settings().config().max_context)
 
+    # A namespace that the run's config names is made an option of the call: LangChain's response cache keeps answers
+    # by the options, and would hand those of one tenant to another.
+
+    def invoke(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        """One answer. Keywords are options of the call, see the class."""
+        return super().invoke(input, config, stop=stop, **_with_namespace(config, kwargs))
+
+    async def ainvoke(
+        self,
+        input: LanguageModelInput,
+        config: RunnableConfig | None = None,
+        *,
+        stop: list[str] | None = None,
+        **kwargs: Any,
+    ) -> AIMessage:
+        """One answer. Keywords are options of the call, see the class."""
+        return await super().ainvoke(input, config, stop=stop, **_with_namespace(config, kwargs))
+
     def _generate(
         self,
         messages: list[BaseMessage],
@@ -154,8 +185,10 @@ class ChatKVComm(ChatSettings):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        engine, request = self._prepare(messages, stop, run_manager, kwargs)
-        return to_result(await engine.agenerate(request), request, engine)
+        engine, request = await self._aprepare(messages, stop, run_manager, kwargs)
+        completion = await engine.agenerate(request)
+        # How the model writes calls is found out in a thread: the tokenizer may have to be loaded for it.
+        return await asyncio.to_thread(to_result, completion, request, engine)
 
     # Neither of the two below calls `run_manager.on_llm_new_token`: the base class does, for every chunk.
     # Both close the engine's stream themselves, because that is what cancels the request.
@@ -184,8 +217,9 @@ class ChatKVComm(ChatSettings):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        engine, request = self._prepare(messages, stop, run_manager, kwargs)
-        events, answer = engine.astream(request), Streamed(request, engine)
+        engine, request = await self._aprepare(messages, stop, run_manager, kwargs)
+        answer = await asyncio.to_thread(Streamed, request, engine)
+        events = engine.astream(request)
         try:
             async for event in events:
                 for chunk in answer.chunks(event):
@@ -194,3 +228,10 @@ class ChatKVComm(ChatSettings):
             close = getattr(events, "aclose", None)
             if close is not None:
                 await close()
+
+
+def _with_namespace(config: RunnableConfig | None, kwargs: dict[str, Any]) -> dict[str, Any]:
+    namespace = find_namespace(None, config)
+    return (
+        kwargs if namespace is None or kwargs.get("kv_namespace") is not None else {**kwargs, "kv_namespace": namespace}
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from langchain_core.runnables.config import ensure_config
+from langchain_core.runnables.config import RunnableConfig, ensure_config
 
 # Node names that prebuilt agents give to their inner nodes: they say what the node does, not who it is.
 GENERIC_NODES = frozenset({"model", "agent", "tools"})
@@ -50,6 +50,19 @@ def find_setting(name: str, run_metadata: Mapping[str, Any] | None = None) -> st
         value = (source or {}).get(name)
         if value is not None and value != "":
             return str(value)
+    return None
+
+
+def find_namespace(run_metadata: Mapping[str, Any] | None = None, config: RunnableConfig | None = None) -> Any:
+    """Whose run this call is part of, as `find_setting` finds it; `None` if nothing says so.
+
+    It is given back as it is, also if it is no namespace: an empty id must not fall into somebody else's.
+    """
+    given = ensure_config(config)
+    for source in (given.get("configurable"), run_metadata, given.get("metadata")):
+        value = (source or {}).get("kv_namespace")
+        if value is not None:
+            return value
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,8 +19,11 @@ from langchain_core.prompt_values import PromptValue
 from langchain_core.tracers.context import register_configure_hook
 from pydantic import BaseModel
 
+from kvcomm_agents.checks import checked, identity
+from kvcomm_agents.errors import ConfigError
+
 from .chat_models import ChatKVComm
-from .identity import find_setting
+from .identity import find_namespace
 
 _MIN_CHARACTERS = 24  # shorter texts make no span
 _MAX_CHARACTERS = 200_000
@@ -155,7 +159,12 @@ class Interceptor(BaseCallbackHandler):
             return
         own = self.llm.kv_namespace
         named = params.get("kv_namespace", own)
-        namespace = named if named != own else find_setting("kv_namespace", metadata) or own
+        found = find_namespace(metadata) if named == own else named
+        namespace = own if found is None else found
+        try:
+            checked("kv_namespace", namespace, identity)
+        except ConfigError:  # the call is about to be refused
+            return
         with self._guard:
             run = self._run_of(parent_run_id)
             if run is None:
@@ -212,7 +221,8 @@ class Interceptor(BaseCallbackHandler):
         self._say(new, namespace)
 
     def _say(self, texts: Sequence[str], namespace: str) -> None:
-        if texts and not self._closed:
+        # An engine that was not even imported has served nothing, and `expect` would do nothing; this may be a loop.
+        if texts and not self._closed and "kvcomm_agents.engine.engine" in sys.modules:
             self.llm.engine.expect(texts, namespace, warm=self.warm)
 
 

@@ -17,7 +17,7 @@ from langchain_core.messages import (
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 
 from kvcomm_agents.entrypoints.clients.answers import Answer
-from kvcomm_agents.entrypoints.clients.messages import ROLES, call_turn, carried_tags, content_text
+from kvcomm_agents.entrypoints.clients.messages import ROLES, call_turn, carried_tags, content_text, listed
 from kvcomm_agents.errors import PromptError
 from kvcomm_agents.request import Completion, Message
 
@@ -28,7 +28,7 @@ def to_messages(messages: Sequence[BaseMessage]) -> tuple[Message, ...]:
     Raises:
         PromptError: a message of an unknown kind, or content that is not text.
     """
-    return tuple(_to_message(message) for message in messages)
+    return tuple(map(_to_message, listed(messages)))
 
 
 def _to_message(message: BaseMessage) -> Message:

@@ -10,7 +10,9 @@ from langchain_core.messages.tool import ToolCallChunk, invalid_tool_call, tool_
 from langchain_core.tools import BaseTool
 from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
 
+from kvcomm_agents.checks import shown
 from kvcomm_agents.entrypoints.clients import options as asked
+from kvcomm_agents.errors import ConfigError
 from kvcomm_agents.request import ToolSpec
 from kvcomm_agents.text.tool_calls import Call, CallPiece
 
@@ -18,8 +20,19 @@ AnyTool = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
 
 
 def to_openai_tools(tools: Sequence[AnyTool], *, strict: bool | None = None) -> list[dict[str, Any]]:
-    """Tools in OpenAI's form, whatever they are: functions, classes, dicts, LangChain's own."""
-    return [convert_to_openai_tool(dict(t) if isinstance(t, Mapping) else t, strict=strict) for t in tools]
+    """Tools in OpenAI's form, whatever they are: functions, classes, dicts, LangChain's own.
+
+    Raises:
+        ConfigError: one is none of these.
+    """
+    return [_to_openai_tool(tool, strict) for tool in asked.listed(tools)]
+
+
+def _to_openai_tool(tool: AnyTool, strict: bool | None) -> dict[str, Any]:
+    try:
+        return convert_to_openai_tool(dict(tool) if isinstance(tool, Mapping) else tool, strict=strict)
+    except (ValueError, TypeError, AttributeError, KeyError) as error:  # as LangChain's converter puts it
+        raise ConfigError(f"{shown(tool)} cannot be made a tool: {error}") from error
 
 
 def to_specs(tools: Sequence[AnyTool]) -> tuple[ToolSpec, ...]:
@@ -32,8 +45,17 @@ def to_specs(tools: Sequence[AnyTool]) -> tuple[ToolSpec, ...]:
 
 
 def to_response_format(asked_for: Any) -> Mapping[str, Any] | None:
-    """A `response_format` as a dict: a class or function is brought into JSON schema."""
-    return asked_for if asked_for is None or isinstance(asked_for, Mapping) else convert_to_json_schema(asked_for)
+    """A `response_format` as a dict: a class or function is brought into JSON schema.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    if asked_for is None or isinstance(asked_for, Mapping):
+        return asked_for
+    try:
+        return convert_to_json_schema(asked_for)
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise ConfigError(f"response_format={shown(asked_for)} makes no JSON schema: {error}") from error
 
 
 def to_tool_calls(calls: Sequence[Call]) -> tuple[list[ToolCall], list[InvalidToolCall]]:

@@ -16,10 +16,11 @@ from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.documents import Document
 from langchain_core.runnables import Runnable, RunnableConfig, RunnableLambda
 
+from kvcomm_agents.checks import checked, identity
 from kvcomm_agents.errors import KVCommError
 
 from .chat_models import ChatKVComm
-from .identity import find_setting
+from .identity import find_namespace
 
 if TYPE_CHECKING:
     from kvcomm_agents.engine.warmup import WarmReport
@@ -45,7 +46,7 @@ class WarmUp(BaseCallbackHandler):
         llm: which is going to read them.
     """
 
-    run_inline = True  # nothing here takes long: no thread is needed to call it from a loop
+    run_inline = False  # a tokenizer may have to be loaded, which is nothing for an event loop
 
     def __init__(self, llm: ChatKVComm) -> None:
         self.llm = llm
@@ -98,7 +99,7 @@ def warming(llm: ChatKVComm, *, wait: bool = False) -> Runnable[Documents, Docum
         return documents
 
     async def later(documents: Documents, config: RunnableConfig) -> Documents:
-        future = _submit(llm, documents, _namespace(llm, config.get("metadata")))
+        future = await asyncio.to_thread(_submit, llm, documents, _namespace(llm, config.get("metadata")))
         if wait and future is not None:
             await asyncio.gather(asyncio.wrap_future(future), return_exceptions=True)
         return documents
@@ -107,7 +108,8 @@ def warming(llm: ChatKVComm, *, wait: bool = False) -> Runnable[Documents, Docum
 
 
 def _namespace(llm: ChatKVComm, metadata: dict[str, Any] | None) -> str:
-    return find_setting("kv_namespace", metadata) or llm.kv_namespace
+    given = find_namespace(metadata)
+    return str(checked("kv_namespace", llm.kv_namespace if given is None else given, identity))
 
 
 def _submit(llm: ChatKVComm, documents: Documents, namespace: str) -> Future[WarmReport] | None:

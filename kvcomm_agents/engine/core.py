@@ -81,7 +81,8 @@ class EngineCore:
         pack_tokens = min(reuse.pack_tokens, config.prefill_chunk)
         self.warmup = Warmup(self.backend, self.namespaces.get, pack_tokens, reuse.pack_positions)
         self.idle = IdleScheduler(self._run_idle, self._charge, self.budget.queued)
-        self.renderer = PromptRenderer(loaded.tokenizer)
+        self.renderer = PromptRenderer(loaded.tokenizer, config.control_strings)
+        self._vocabulary = int(loaded.model.config.get_text_config(decoder=True).vocab_size)
         self.active: list[ActiveRequest] = []
         logger.info("%s", self)
 
@@ -124,6 +125,8 @@ class EngineCore:
         rendered = self._render(request)
         ids = rendered.ids
         room = self._room(ids)
+        if (largest := max(ids)) >= self._vocabulary:
+            raise PromptError(f"prompt_ids hold {largest}, and the model's vocabulary ends at {self._vocabulary - 1}")
         matching = time.perf_counter()
         agent = request.agent or agent_name(request.messages, ids)
         cuts = [edge for part in rendered.parts for edge in (part.start, part.stop)]
@@ -217,7 +220,7 @@ class EngineCore:
         """Have what is known of texts corrected for its likely readers, and with `warm` the other texts warmed."""
         unknown = []
         for text in texts:
-            ids = tuple(self.loaded.tokenizer(text, add_special_tokens=False)["input_ids"])
+            ids = self.renderer.content_ids(text)
             work = self.policy.expect(ids, namespace)
             self.idle.submit(work)
             if not work and len(ids) < self.max_context:
@@ -270,8 +273,8 @@ class EngineCore:
             except BaseException as error:
                 logger.exception("what %s has learned could not be saved", namespace.namespace)
                 failed.append(error)
-        for error in failed:
-            raise error
+        if failed:
+            raise failed[0]
 
     def _save_one(self, namespace: Namespace) -> None:
         if self.config.memory_folder is not None:
@@ -297,9 +300,8 @@ class EngineCore:
 
     def _scored(self, wanted: int) -> int:
         """Of how many positions distributions may be kept: none if those that are kept already fill their part."""
-        vocabulary = int(self.loaded.model.config.get_text_config(decoder=True).vocab_size)
         running = sum(active.decision.measured for active in self.active)
-        return wanted if 4 * vocabulary * (running + wanted) <= self.budget.logits else 0
+        return wanted if 4 * self._vocabulary * (running + wanted) <= self.budget.logits else 0
 
     def close(self) -> None:
         """End what waits to be warmed, and save, if there is a folder to save to.

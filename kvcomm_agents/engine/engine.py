@@ -21,6 +21,7 @@ from typing import TypeVar
 from transformers import PreTrainedTokenizerBase
 
 from ..backends.transformers.backend import context_limit
+from ..checks import any_texts, checked, identity, instance
 from ..config import EngineConfig
 from ..errors import ConfigError, EngineClosedError
 from ..forks import at_fork
@@ -72,13 +73,12 @@ class Engine:
         """Queue a request; its events reach `sink` on the worker's thread, a `Completion` or an exception last.
 
         Raises:
-            ConfigError: it is no request.
+            ConfigError: it is no `Request`.
             EngineClosedError: after `close`.
             EngineForkedError: in a child that cannot use the engine: when the process was forked, it was in the
                 middle of something, or had its weights on an accelerator.
         """
-        if not isinstance(request, Request):
-            raise ConfigError(f"an engine serves a Request, and was given {request!r}")
+        checked("request", request, instance(Request))
         job = Job(request, lambda event: self._tell(job, sink, event), clock=self._worker.idle_seconds)
         self._worker.submit(job)
         return job
@@ -158,11 +158,8 @@ class Engine:
                 f"reuse mode {self.config.reuse.mode!r} never places what was computed outside of a prompt;"
                 " to warm texts set mode='auto' or 'corrected'"
             )
-        texts = [texts] if isinstance(texts, str) else list(texts)
-        for text in texts:
-            if not isinstance(text, str):
-                raise ConfigError(f"only texts can be warmed, and one is of type {type(text).__name__}")
-        ids = [tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+        namespace = checked("namespace", namespace, identity)
+        ids = [self._renderer.content_ids(text) for text in checked("texts", texts, any_texts)]
         work = WarmWork(ids, self.render((Message("user", "."),))[0], namespace)
         queued = self._worker.call(lambda core: core.warm(work))
         queued.add_done_callback(lambda done: work.fail(error) if (error := done.exception()) else None)
@@ -176,7 +173,8 @@ class Engine:
     async def awarm(self, texts: Sequence[str], namespace: str = "default") -> WarmReport:
         """As `warm`; cancelling the task drops what was not done yet."""
         self._worker.check_waiting()
-        return await asyncio.wrap_future(self.submit_warm(texts, namespace))
+        # In a thread: the tokenizer may have to be loaded.
+        return await asyncio.wrap_future(await asyncio.to_thread(self.submit_warm, texts, namespace))
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -202,7 +200,7 @@ class Engine:
 
     @cached_property
     def _renderer(self) -> PromptRenderer:
-        return PromptRenderer(self.tokenizer)
+        return PromptRenderer(self.tokenizer, self.config.control_strings)
 
     @property
     def max_context(self) -> int:
@@ -232,8 +230,8 @@ class Engine:
             EngineClosedError: after `close`.
         """
         if self.config.reuse.learns and self._worker.core is not None:
-            said = tuple(texts)
-            self._worker.call(lambda core: core.expect(said, namespace, warm=warm))
+            said, whose = checked("texts", texts, any_texts), checked("namespace", namespace, identity)
+            self._worker.call(lambda core: core.expect(said, whose, warm=warm))
 
     @property
     def reports(self) -> tuple[RequestReport, ...]:
@@ -367,7 +365,7 @@ _registry_lock = threading.Lock()
 def shared_engine(model: str, config: EngineConfig = EngineConfig()) -> Engine:
     """The process's one engine for this model and config: instant, its weights load with the first request."""
     with _registry_lock:
-        engine = _registry.get((model, config))
+        engine = find_engine(model, config)
         if engine is None:
             engine = _registry[model, config] = Engine(model, config)
         return engine
@@ -380,6 +378,11 @@ def _begin_in_child() -> None:
 
 
 at_fork(in_child=_begin_in_child)
+
+
+def find_engine(model: str, config: EngineConfig) -> Engine | None:
+    """The engine that `shared_engine` would give, if it is made already. Waits for nothing."""
+    return _registry.get((model, config))
 
 
 def _post(loop: asyncio.AbstractEventLoop, events: asyncio.Queue[Event], event: Event) -> None:

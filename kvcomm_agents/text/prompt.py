@@ -14,9 +14,12 @@ from typing import Any
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
+from ..config import ControlPolicy
 from ..errors import PromptError
-from ..request import Constraint, Message, ToolSpec
-from .tool_calls import instructed, plain_turns
+from ..request import Constraint, Message, ToolSpec, require_messages, require_tools
+from .control_strings import Control, ControlStrings
+from .marked_prompt import PromptParts, find_forged
+from .tool_calls import TOOLS_TEXT, instructed, plain_turns
 from .tool_format import CallFormat, detect
 
 ROLES = ("system", "user", "assistant", "tool")
@@ -59,11 +62,15 @@ class PromptRenderer:
 
     Args:
         tokenizer: of the model; without a chat template, `PLAIN_TEMPLATE` serves.
+        control_strings: see `EngineConfig`.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, control_strings: ControlPolicy = "text") -> None:
         self.tokenizer = tokenizer
         self._template = None if tokenizer.chat_template else PLAIN_TEMPLATE
+        self._strings: ControlStrings | None = None
+        if control_strings == "text":
+            self._strings = ControlStrings(tokenizer, f"{tokenizer.chat_template or PLAIN_TEMPLATE}{TOOLS_TEXT}")
 
     @cached_property
     def format(self) -> CallFormat:
@@ -81,15 +88,56 @@ class PromptRenderer:
         Raises:
             PromptError: no messages, an unknown role, or roles the template refuses.
         """
+        return self._text(_parts(messages, tools, constraint))
+
+    def ids(
+        self, messages: Sequence[Message], tools: Sequence[ToolSpec] = (), constraint: Constraint | None = None
+    ) -> tuple[int, ...]:
+        """Token ids of `text(...)`. Control strings in it become control tokens where the template wrote them.
+
+        Raises:
+            PromptError: as `text`.
+        """
+        return tuple(self._encode(*self._controlled(_parts(messages, tools, constraint)))[0])
+
+    def content_ids(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text as they are where it is part of a message."""
+        if self._strings is not None and self._strings.hold([text]):
+            return tuple(self._strings.encode(text)[0])
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def segments(
+        self, messages: Sequence[Message], tools: Sequence[ToolSpec] = (), constraint: Constraint | None = None
+    ) -> Rendered:
+        """Token ids as `ids`, and which of them are whose content.
+
+        Raises:
+            PromptError: as `text`.
+        """
+        prompt = _parts(messages, tools, constraint)
+        text, controls = self._controlled(prompt)
+        ids, offsets = self._encode(text, controls)
+        if not offsets:  # the tokenizer cannot say which token is which text
+            return Rendered(tuple(ids), ())
+        # some tokenizers leave a token's leading space out of its offsets: it begins where the last one ended
+        stops = list(accumulate((stop for _, stop in offsets), max))
+        starts = [min(start, before) for (start, _), before in zip(offsets, [0, *stops], strict=False)]
+        parts = []
+        for message, begin, end in self._locate(prompt, text):
+            part = Part(message, bisect_left(starts, begin), bisect_right(stops, end))
+            if part.start < part.stop:
+                parts.append(part)
+        return Rendered(tuple(ids), tuple(parts))
+
+    def _text(self, prompt: PromptParts) -> str:
+        messages, tools, constraint = prompt.messages, prompt.tools, prompt.constraint
         if not messages:
             raise PromptError("the message list is empty; a prompt needs at least one message")
         for message in messages:
             if message.role not in ROLES:
                 raise PromptError(f"unknown role {message.role!r}; it must be one of {', '.join(ROLES)}")
-        messages = instructed(messages, tools, constraint, self.format)
-        if not self.format.native:
-            messages = plain_turns(messages)
-        turns = [_turn(message) for message in messages]
+        told = instructed(messages, tools, constraint, self.format)
+        turns = [_turn(message) for message in (told if self.format.native else plain_turns(told))]
         given = [tool.as_openai() for tool in tools] if tools and self.format.native else None
         try:
             return self._render(turns, given)
@@ -102,39 +150,20 @@ class PromptRenderer:
             except jinja2.TemplateError as again:
                 raise _refused(merged, again) from again
 
-    def ids(
-        self, messages: Sequence[Message], tools: Sequence[ToolSpec] = (), constraint: Constraint | None = None
-    ) -> tuple[int, ...]:
-        """Token ids of `text(...)`."""
-        encoded = self.tokenizer(self.text(messages, tools, constraint), add_special_tokens=False)
-        return tuple(encoded["input_ids"])
+    def _controlled(self, prompt: PromptParts) -> tuple[str, tuple[Control, ...] | None]:
+        """The prompt text and, if messages hold control strings, where the template's own are."""
+        text = self._text(prompt)
+        marked = find_forged(prompt, text, self._text, self._strings) if self._strings else None
+        return (marked.text, marked.controls) if marked else (text, None)
 
-    def segments(
-        self, messages: Sequence[Message], tools: Sequence[ToolSpec] = (), constraint: Constraint | None = None
-    ) -> Rendered:
-        """Token ids of `text(...)`, and which of them are whose content.
+    def _encode(self, text: str, controls: tuple[Control, ...] | None) -> tuple[list[int], list[tuple[int, int]]]:
+        if self._strings is not None and controls is not None:
+            return self._strings.encode(text, controls)
+        is_fast = self.tokenizer.is_fast
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=is_fast)
+        return encoded["input_ids"], encoded["offset_mapping"] if is_fast else []
 
-        Raises:
-            PromptError: as `text`.
-        """
-        text = self.text(messages, tools, constraint)
-        if not self.tokenizer.is_fast:  # it cannot say which token is which text
-            return Rendered(tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"]), ())
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        offsets: list[tuple[int, int]] = encoded["offset_mapping"]
-        # some tokenizers leave a token's leading space out of its offsets: it begins where the last one ended
-        stops = list(accumulate((stop for _, stop in offsets), max))
-        starts = [min(start, before) for (start, _), before in zip(offsets, [0, *stops], strict=False)]
-        parts = []
-        for message, begin, end in self._locate(messages, text, tools, constraint):
-            part = Part(message, bisect_left(starts, begin), bisect_right(stops, end))
-            if part.start < part.stop:
-                parts.append(part)
-        return Rendered(tuple(encoded["input_ids"]), tuple(parts))
-
-    def _locate(
-        self, messages: Sequence[Message], text: str, tools: Sequence[ToolSpec], constraint: Constraint | None
-    ) -> Iterator[tuple[int, int, int]]:
+    def _locate(self, prompt: PromptParts, text: str) -> Iterator[tuple[int, int, int]]:
         """`(message, begin, end)` of each content in the prompt text.
 
         The prompt is rendered once more with a mark in place of each content. What stands between
@@ -144,9 +173,12 @@ class PromptRenderer:
         mark = _MARK
         while mark in text:
             mark += _MARK
-        marked = [replace(m, content=f"{mark}{i}{_END}") if m.content.strip() else m for i, m in enumerate(messages)]
+        marked = tuple(
+            replace(message, content=f"{mark}{number}{_END}") if message.content.strip() else message
+            for number, message in enumerate(prompt.messages)
+        )
         try:
-            pieces = re.split(f"{mark}(\\d+){_END}", self.text(marked, tools, constraint))
+            pieces = re.split(f"{mark}(\\d+){_END}", self._text(replace(prompt, messages=marked)))
         except PromptError:  # a template that looks into contents
             pieces = [""]
         at, seen = len(pieces[0]), set[int]()
@@ -154,7 +186,7 @@ class PromptRenderer:
             return
         for number, after in zip(pieces[1::2], pieces[2::2], strict=True):
             message = int(number)
-            end = _content_end(text, at, messages[message].content, after)
+            end = _content_end(text, at, prompt.messages[message].content, after)
             if end is None:  # changed by the template: go on behind it
                 behind = text.find(after, at) if after else -1
                 if behind < 0:
@@ -184,6 +216,10 @@ def agent_name(messages: Sequence[Message], ids: Sequence[int]) -> str:
     system = "\n".join(message.content for message in messages if message.role == "system")
     source = system or " ".join(map(str, ids[:32]))
     return f"agent-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
+
+
+def _parts(messages: Sequence[Message], tools: Sequence[ToolSpec], constraint: Constraint | None) -> PromptParts:
+    return PromptParts(require_messages(messages), require_tools(tools), constraint)
 
 
 def _content_end(text: str, at: int, content: str, after: str) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -58,6 +59,11 @@ class AnswerReader:
         self._parser = CallParser(engine.call_format) if request.tools else None
         self._text = ""
 
+    @classmethod
+    async def open(cls, request: Request, engine: Engine) -> AnswerReader:
+        """One for use in an event loop: how the model writes calls is found out in a thread."""
+        return await asyncio.to_thread(cls, request, engine) if request.tools else cls(request, engine)
+
     def push(self, chunk: TextChunk) -> tuple[str, list[CallPiece]]:
         """Text that is no part of a call, and pieces of calls."""
         if self._parser is None:
@@ -76,7 +82,7 @@ class AnswerReader:
 
 async def stream_answer(request: Request, engine: Engine) -> AsyncGenerator[str | Answer, None]:
     """Text as it is written, then the whole answer. Close it: that is what cancels the request if it still runs."""
-    reader = AnswerReader(request, engine)
+    reader = await AnswerReader.open(request, engine)
     async with aclosing(engine.astream(request)) as events:
         async for event in events:
             if isinstance(event, TextChunk):
@@ -92,6 +98,14 @@ async def stream_answer(request: Request, engine: Engine) -> AsyncGenerator[str 
 
 def read_answer(completion: Completion, request: Request, engine: Engine) -> Answer:
     """A whole answer taken apart at once."""
-    reader = AnswerReader(request, engine)
+    return _read(AnswerReader(request, engine), completion)
+
+
+async def aread_answer(completion: Completion, request: Request, engine: Engine) -> Answer:
+    """As `read_answer`, for use in an event loop."""
+    return _read(await AnswerReader.open(request, engine), completion)
+
+
+def _read(reader: AnswerReader, completion: Completion) -> Answer:
     reader.push(TextChunk(completion.text, completion.token_ids))
     return reader.finish(completion)[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ...checks import checked, identity, items, shown
 from ...errors import ConfigError
 from ...request import Constraint, ToolChoice, ToolSpec
 
@@ -23,16 +24,35 @@ def to_specs(tools: Sequence[Mapping[str, Any]]) -> tuple[ToolSpec, ...]:
     """Tools in OpenAI's form as the engine takes them.
 
     Raises:
-        ConfigError: one is run by some provider's server.
+        ConfigError: one is run by some provider's server, or is not in that form.
     """
-    specs = []
-    for tool in tools:
-        function = tool.get("function")
-        if not isinstance(function, Mapping):
-            raise ConfigError(f"a tool of type {tool.get('type')!r} is run by a provider's server; this model has none")
-        parameters = function.get("parameters") or {"type": "object", "properties": {}}
-        specs.append(ToolSpec(function["name"], function.get("description") or "", dict(parameters)))
-    return tuple(specs)
+    return tuple(map(_to_spec, listed(tools)))
+
+
+def listed(tools: Any) -> tuple[Any, ...]:
+    """Tools of any framework as a tuple.
+
+    Raises:
+        ConfigError: they are none, or one tool alone.
+    """
+    found: tuple[Any, ...] = checked("tools", tools, lambda given: items(given, "tools"))
+    return found
+
+
+def _to_spec(tool: Any) -> ToolSpec:
+    if not isinstance(tool, Mapping):
+        raise ConfigError(f"a tool is {shown(tool)}, and must be {{'type': 'function', 'function': {{...}}}}")
+    function = tool.get("function")
+    if not isinstance(function, Mapping):
+        raise ConfigError(f"a tool of type {tool.get('type')!r} is run by a provider's server; this model has none")
+    given = {name: value for name, value in function.items() if value is not None}
+    parameters = given.get("parameters", {})
+    none = isinstance(parameters, Mapping) and not parameters
+    return ToolSpec(
+        checked("name", given.get("name"), identity),
+        given.get("description", ""),
+        {"type": "object", "properties": {}} if none else parameters,
+    )
 
 
 def to_choice(choice: Any, names: Sequence[str]) -> tuple[ToolChoice, str | None]:
@@ -46,7 +66,10 @@ def to_choice(choice: Any, names: Sequence[str]) -> tuple[ToolChoice, str | None
     """
     if isinstance(choice, Mapping):
         inner = choice.get("function")
-        choice = (inner.get("name") if isinstance(inner, Mapping) else choice.get("name")) or choice.get("type")
+        given, choice = choice, (inner.get("name") if isinstance(inner, Mapping) else choice.get("name"))
+        choice = choice or given.get("type")
+        if choice is None:
+            raise ConfigError(f"tool_choice={shown(given)} names no tool and has no type")
     if isinstance(choice, str) and choice in names:
         return "required", choice
     if choice is None or isinstance(choice, str | bool):
@@ -56,10 +79,10 @@ def to_choice(choice: Any, names: Sequence[str]) -> tuple[ToolChoice, str | None
             f"tool_choice={choice!r} is none of the tools ({', '.join(names) or 'none bound'})"
             " and none of auto, none, any, required"
         )
-    raise ConfigError(f"tool_choice={choice!r} is no word, bool, name of a tool or dict")
+    raise ConfigError(f"tool_choice={shown(choice)} is no word, bool, name of a tool or dict")
 
 
-def to_schema(response_format: Mapping[str, Any] | type | None) -> tuple[dict[str, Any] | None, bool]:
+def to_schema(response_format: Any) -> tuple[Any, bool]:
     """The schema that a `response_format` asks for, and whether the prompt is to show it.
 
     Taken are OpenAI's dicts, a schema itself, and pydantic classes. `json_object` may carry a `schema` too:
@@ -74,12 +97,17 @@ def to_schema(response_format: Mapping[str, Any] | type | None) -> tuple[dict[st
         schema_of = getattr(response_format, "model_json_schema", None)
         if schema_of is None:
             raise ConfigError(f"response_format={response_format.__name__} is a class without a JSON schema")
-        return dict(schema_of()), True
+        try:
+            return dict(schema_of()), True
+        except Exception as error:  # pydantic has many, and they have no base of their own
+            raise ConfigError(f"response_format={response_format.__name__} makes no JSON schema: {error}") from error
+    if not isinstance(response_format, Mapping):
+        raise ConfigError(f"response_format={shown(response_format)} is neither a dict nor a pydantic class")
     kind = response_format.get("type")
     if kind == "text":
         return None, False
     if kind == "json_object":
-        return dict(response_format.get("schema") or {"type": "object"}), False
+        return response_format.get("schema") or {"type": "object"}, False
     if kind == "json_schema":
         inner = response_format.get("json_schema")
         if isinstance(inner, Mapping) and isinstance(inner.get("schema"), Mapping):

@@ -2,31 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, TypedDict
+import asyncio
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
-from ...config import DType, EngineConfig, ReuseConfig, ReuseMode
+from ...checks import Check, Unfit, check_fields, checked, instance, lenient, optional, path, switch, texts
+from ...config import ENGINE, ControlPolicy, DType, EngineConfig, ReuseMode, engine_config
 from ...errors import ConfigError
-from ...request import Message, Request, SamplingParams, ToolSpec
+from ...request import REQUEST, Message, Request, SamplingParams, ToolSpec
+from ...request_checks import CONSTRAINT
+from ...request_checks import SAMPLING as SAMPLING_CHECKS
+from .names import in_our_names, seconds
 from .options import to_choice, to_constraint
 
 if TYPE_CHECKING:
     from ...engine.engine import Engine
 
+
+def _stops(value: Any) -> tuple[str, ...]:
+    if isinstance(value, Iterator):  # settings and bound options are read again by every call
+        raise Unfit("a text, or a list or tuple of texts")
+    return () if value is None else texts(value)
+
+
 SAMPLING = frozenset(field.name for field in fields(SamplingParams)) - {"stop"}
-CALL_OPTIONS = SAMPLING | {
-    "stop",
-    "timeout",
-    "model",
-    "reuse",
-    "kv_agent",
-    "kv_namespace",
-    "tool_choice",
-    "parallel_tool_calls",
-    "response_format",
+# Settings come from environments and YAML too.
+_CHECKS: dict[str, Check] = {
+    **{name: lenient(check) for name, check in SAMPLING_CHECKS.items()},
+    "temperature": optional(lenient(SAMPLING_CHECKS["temperature"])),
+    "model": path,
+    "timeout": optional(seconds, "to wait for ever"),
+    "stop": _stops,
+    "reuse": REQUEST["reuse"],
+    "kv_namespace": REQUEST["namespace"],
+    "kv_agent": REQUEST["agent"],
+    "exact_selectors": lenient(switch),
+    "prefer_tools": lenient(switch),
+    "max_string": lenient(CONSTRAINT["max_string"]),
+    "device": optional(ENGINE["device"]),
+    "dtype": optional(ENGINE["dtype"]),
+    "control_strings": optional(ENGINE["control_strings"]),
+    "engine_config": optional(engine_config, "for the KVCOMM_* environment variables"),
 }
+_CALL_CHECKS: dict[str, Check] = {
+    **{name: _CHECKS[name] for name in [*SAMPLING, "stop", "timeout", "model", "reuse", "kv_agent", "kv_namespace"]},
+    "tool_choice": lambda value: value,
+    "parallel_tool_calls": lenient(switch),
+    "response_format": lambda value: value,
+}
+CALL_OPTIONS = frozenset(_CALL_CHECKS)
 """What a call may say otherwise than the constructor did."""
+
+S = TypeVar("S", bound="ClientSettings")
 
 
 def engine_for(model: str, config: EngineConfig) -> Engine:
@@ -35,6 +64,13 @@ def engine_for(model: str, config: EngineConfig) -> Engine:
     from ...engine.engine import shared_engine
 
     return shared_engine(model, config)
+
+
+async def aengine_for(model: str, config: EngineConfig) -> Engine:
+    """As `engine_for`, without a moment of waiting in the event loop: what is not there yet is made in a thread."""
+    find = getattr(sys.modules.get("kvcomm_agents.engine.engine"), "find_engine", None)
+    engine: Engine | None = find(model, config) if find is not None else None
+    return await asyncio.to_thread(engine_for, model, config) if engine is None else engine
 
 
 class ClientOptions(TypedDict, total=False):
@@ -47,8 +83,8 @@ class ClientOptions(TypedDict, total=False):
     min_p: float | None
     repetition_penalty: float | None
     seed: int | None
-    stop: tuple[str, ...]
-    timeout: float | None
+    stop: str | Sequence[str] | None
+    timeout: Any
     reuse: ReuseMode | None
     kv_namespace: str
     kv_agent: str | None
@@ -57,7 +93,17 @@ class ClientOptions(TypedDict, total=False):
     max_string: int
     device: str | None
     dtype: DType | None
-    engine_config: EngineConfig | None
+    control_strings: ControlPolicy | None
+    engine_config: EngineConfig | Mapping[str, Any] | None
+
+
+class ClientKeywords(ClientOptions, total=False):
+    """`ClientOptions`, and what other clients call some of them."""
+
+    max_completion_tokens: int | None
+    request_timeout: Any
+    stream_usage: bool | None
+    user: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +116,7 @@ class ClientSettings:
             `seed` as usual.
         max_tokens: most tokens to answer with; `None` allows the rest of the context.
         stop: strings to stop at.
-        timeout: seconds that one call may take; `None` waits for ever.
+        timeout: seconds that one call may take, in any form of `names.seconds`; `None` waits for ever.
         reuse: how much of a prompt may be placed instead of computed; `None` takes the engine's mode.
         kv_namespace: the wall between tenants: stored KV never crosses it.
         kv_agent: who calls; `None` finds it out from the framework, else from the system message.
@@ -78,11 +124,11 @@ class ClientSettings:
         prefer_tools: for models too small to choose: with tools, call one, and after a result speak.
             A `tool_choice` or `parallel_tool_calls` that is given wins.
         max_string: characters in a string of a call or structured answer for which the schema sets no bound.
-        device, dtype: override `engine_config`'s.
-        engine_config: `None` reads the `KVCOMM_*` environment variables.
+        device, dtype, control_strings: override `engine_config`'s.
+        engine_config: `None` reads the `KVCOMM_*` environment variables; a dict holds its fields.
 
     Raises:
-        ConfigError: a value out of range.
+        ConfigError: a value of another type, or out of range.
     """
 
     model: str
@@ -103,27 +149,47 @@ class ClientSettings:
     max_string: int = 1024
     device: str | None = None
     dtype: DType | None = None
+    control_strings: ControlPolicy | None = None
     engine_config: EngineConfig | None = None
 
     def __post_init__(self) -> None:
-        if self.reuse is not None:
-            ReuseConfig(mode=self.reuse)  # refuses an unknown mode
-        if self.max_string < 1:
-            raise ConfigError(f"max_string={self.max_string} must be at least 1 character")
-        if isinstance(self.stop, str) or not isinstance(self.stop, tuple):
-            object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()))
+        check_fields(self, _CHECKS)
         self.config()
-        self._sampling({})
 
     def config(self) -> EngineConfig:
         """Of the engine."""
         config = self.engine_config or EngineConfig.from_env()
-        overrides: dict[str, Any] = {"device": self.device, "dtype": self.dtype}
+        overrides: dict[str, Any] = {
+            "device": self.device,
+            "dtype": self.dtype,
+            "control_strings": self.control_strings,
+        }
         return replace(config, **{name: value for name, value in overrides.items() if value is not None})
 
     def engine(self, model: str | None = None) -> Engine:
         """The engine behind a client, shared in the process; its weights load when they are needed."""
-        return engine_for(model or self.model, self.config())
+        return engine_for(self._model(model), self.config())
+
+    async def aengine(self, model: str | None = None) -> Engine:
+        """As `engine`, for use in an event loop."""
+        return await aengine_for(self._model(model), self.config())
+
+    def _model(self, model: str | None) -> str:
+        return self.model if model is None else str(checked("model", model, path))
+
+    def options(self, given: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Options of a call under our names and in their plain types, without those that are `None`.
+
+        Raises:
+            ConfigError: an unknown option, or a value of another type or out of range.
+        """
+        named = in_our_names(checked("options", {} if given is None else given, instance(Mapping)))
+        if unknown := named.keys() - CALL_OPTIONS:
+            raise ConfigError(
+                f"a call does not know {', '.join(sorted(map(str, unknown)))};"
+                f" it takes {', '.join(sorted(CALL_OPTIONS))}"
+            )
+        return {name: checked(name, value, _CALL_CHECKS[name]) for name, value in named.items() if value is not None}
 
     def request(
         self,
@@ -148,19 +214,14 @@ class ClientSettings:
             selects: the caller chooses who speaks next.
 
         Raises:
-            ConfigError: an unknown option, or a value out of range.
+            ConfigError: as `options`, or a namespace that is none.
         """
-        options = options or {}
-        if unknown := options.keys() - CALL_OPTIONS:
-            raise ConfigError(
-                f"a call does not know {', '.join(sorted(unknown))}; it takes {', '.join(sorted(CALL_OPTIONS))}"
-            )
-        given = {name: value for name, value in options.items() if value is not None}
+        given = self.options(options)
+        if namespace is not None:
+            namespace = checked("kv_namespace", namespace, REQUEST["namespace"])
         if not tools and to_choice(given.get("tool_choice"), ())[0] == "required":
             raise ConfigError(f"tool_choice={given['tool_choice']!r} asks for a call, and there are no tools")
         reuse = given.get("reuse", self.reuse)
-        if reuse is not None:
-            ReuseConfig(mode=reuse)  # refuses an unknown mode
         if selects and self.exact_selectors and "reuse" not in given:
             reuse = "exact" if (reuse or self.config().reuse.mode) != "off" else "off"
         if self.prefer_tools:
@@ -169,7 +230,7 @@ class ClientSettings:
         return Request(
             messages=messages,
             params=self._sampling(given),
-            agent=given.get("kv_agent") or self.kv_agent or agent,
+            agent=given.get("kv_agent") or self.kv_agent or agent or None,
             namespace=given.get("kv_namespace") or namespace or self.kv_namespace,
             reuse=reuse,
             timeout_s=given.get("timeout", self.timeout),
@@ -179,7 +240,25 @@ class ClientSettings:
         )
 
     def _sampling(self, given: Mapping[str, Any]) -> SamplingParams:
-        values = {name: given.get(name, getattr(self, name)) for name in SAMPLING}
-        stop = given.get("stop", self.stop)
-        values = {name: value for name, value in values.items() if value is not None}
-        return SamplingParams(**values, stop=(stop,) if isinstance(stop, str) else tuple(stop))
+        values = {name: given.get(name, getattr(self, name)) for name in [*SAMPLING, "stop"]}
+        return SamplingParams(**{name: value for name, value in values.items() if value is not None})
+
+
+def make_settings(kind: type[S], given: Mapping[str, Any]) -> S:
+    """Settings of keywords as an app gave them to a client's constructor.
+
+    Args:
+        kind: `ClientSettings` or a subclass.
+        given: its fields, under our names or others'.
+
+    Raises:
+        ConfigError: an unknown one, no model, or a value of another type or out of range.
+    """
+    named, known = in_our_names(given), fields(kind)
+    if unknown := named.keys() - {field.name for field in known}:
+        takes = ", ".join(sorted(field.name for field in known))
+        raise ConfigError(f"this client does not know {', '.join(sorted(map(str, unknown)))}; it takes {takes}")
+    for field in known:
+        if field.default is MISSING and field.default_factory is MISSING and field.name not in named:
+            raise ConfigError(f"{field.name} is missing; give a hub id, a local folder or a GGUF file")
+    return kind(**named)
