@@ -7,7 +7,13 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from kvcomm_agents.config import EngineConfig, ReuseConfig
 from kvcomm_agents.engine.engine import Engine
@@ -53,6 +59,13 @@ _LLAMA3 = {
     "original_max_position_embeddings": 64,
 }
 _YARN = {"rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0, "original_max_position_embeddings": 64}
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 500.0,
+    "short_factor": [1.0, 1.1, 1.2, 1.3],
+    "long_factor": [1.0, 2.0, 4.0, 8.0],
+    "original_max_position_embeddings": 64,
+}
 _DYNAMIC = {"rope_type": "dynamic", "rope_theta": 500.0, "factor": 4.0}
 
 MOVABLE = {
@@ -74,6 +87,7 @@ MOVABLE = {
 }
 IMMOVABLE = {
     "dynamic-ntk": ("llama", {"rope_parameters": _DYNAMIC}, "depends on the length"),
+    "longrope": ("phi3", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 64}, "longrope"),
     "sliding-window": ("mistral", {"sliding_window": 16}, "sliding-window"),
     "gemma2-softcap": ("gemma2", {"head_dim": 16, "sliding_window": 16}, "sliding-window"),
     "learned-positions": ("gpt2", {}, "moving its keys"),
@@ -102,14 +116,20 @@ def tiny_model(family: str, dtype: torch.dtype = torch.float32) -> LoadedModel:
         config = config_class(vocab_size=300, hidden_size=32, n_layer=3, n_head=4, eos_token_id=257)
     else:
         config = config_class(**{**_SMALL, **extra})
-    torch.manual_seed(0)
     attention = "eager" if model_type in ("gemma2", "bloom") else "sdpa"
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=dtype)
+    model = sharpened(config, attn_implementation=attention, dtype=dtype)
+    return LoadedModel.of(model, byte_tokenizer(), name=f"tiny-{family}")
+
+
+def sharpened(config: PretrainedConfig, seed: int = 0, **options: object) -> PreTrainedModel:
+    """A random model, sharp enough that greedy text varies; `options` as `from_config` takes them."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config, **options).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(4.0)
-    return LoadedModel.of(model, byte_tokenizer(), name=f"tiny-{family}")
+    return model
 
 
 @pytest.fixture(scope="session")

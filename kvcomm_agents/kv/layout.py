@@ -25,6 +25,7 @@ class KVLayout:
         dtype, device: of the model's KV.
         rope: moves keys; `None` if they cannot be moved.
         immovable: why not, in a few words; empty if they can.
+        long_after: contexts of more tokens hold other KV of the same tokens; 0 if there is no such length.
     """
 
     layers: int
@@ -35,12 +36,17 @@ class KVLayout:
     device: torch.device
     rope: Rope | None = None
     immovable: str = ""
+    long_after: int = 0
 
     def empty(self, tokens: int) -> tuple[Tensor, Tensor]:
         """Uninitialised keys and values for `tokens` tokens."""
         shape = (self.layers, self.kv_heads, tokens)
         keys = torch.empty(*shape, self.key_dim, dtype=self.dtype, device=self.device)
         return keys, torch.empty(*shape, self.value_dim, dtype=self.dtype, device=self.device)
+
+    def variant(self, tokens: int) -> int:
+        """Which KV a context of so many tokens holds: only contexts of one variant can take it from each other."""
+        return int(0 < self.long_after < tokens)
 
     @property
     def token_bytes(self) -> int:

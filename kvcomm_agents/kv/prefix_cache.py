@@ -67,7 +67,7 @@ class PrefixCache:
         if device.type == "cpu":
             device_bytes, host_bytes = 0, device_bytes + host_bytes
         self.device_budget, self.host_budget = device_bytes, host_bytes
-        self._roots: dict[str, _Node] = {}
+        self._roots: dict[tuple[str, int], _Node] = {}
         self._recent: OrderedDict[_Node, None] = OrderedDict()  # least recently used first
         self._bytes = {True: 0, False: 0}  # by "is on the device tier"
         self._lock = threading.RLock()
@@ -78,18 +78,19 @@ class PrefixCache:
         """Of both tiers."""
         return self.device_budget + self.host_budget
 
-    def match(self, namespace: str, ids: Sequence[int], *, exact: bool) -> list[Hit]:
+    def match(self, namespace: str, ids: Sequence[int], *, exact: bool, variant: int = 0) -> list[Hit]:
         """The longest stored prefix of `ids`, as consecutive hits from 0.
 
         Args:
             namespace: only what was inserted under it is seen.
             ids: token ids of the prompt.
             exact: stop at the first tainted token.
+            variant: of the context that it is for (see `KVLayout.variant`).
         """
         array, hits = np.asarray(ids, dtype=np.int64), list[Hit]()
         with self._lock:
             path = []
-            for node, start, shared in self._walk(namespace, array):
+            for node, start, shared in self._walk((namespace, variant), array):
                 if shared == 0 or (exact and node.tainted) or node.block is None:
                     break
                 path.append(node)
@@ -98,7 +99,15 @@ class PrefixCache:
                 self._recent.move_to_end(node)
         return hits
 
-    def insert(self, namespace: str, ids: Sequence[int], tainted_from: int, capture: Capture, agent: str = "") -> int:
+    def insert(
+        self,
+        namespace: str,
+        ids: Sequence[int],
+        tainted_from: int,
+        capture: Capture,
+        agent: str = "",
+        variant: int = 0,
+    ) -> int:
         """Remember the KV of a context.
 
         Args:
@@ -108,6 +117,7 @@ class PrefixCache:
             capture: copies the KV of positions `start:stop` out of the context; called only for
                 what is new, or exact where the stored one is tainted.
             agent: whose context it is, for reports.
+            variant: of the context (see `KVLayout.variant`).
 
         Returns:
             Tokens that were new.
@@ -116,7 +126,7 @@ class PrefixCache:
         with self._lock:
             if self.device_budget + self.host_budget == 0:
                 return 0
-            node, at = self._roots.setdefault(namespace, _Node(array[:0], None, False, None)), 0
+            node, at = self._roots.setdefault((namespace, variant), _Node(array[:0], None, False, None)), 0
             path = []
             while at < len(array):
                 child = node.children.get(int(array[at]))
@@ -146,8 +156,8 @@ class PrefixCache:
     def clear(self, namespace: str | None = None) -> None:
         """Forget a namespace, or everything."""
         with self._lock:
-            for name in [namespace] if namespace is not None else list(self._roots):
-                root = self._roots.pop(name, None)
+            for key in [key for key in self._roots if namespace in (None, key[0])]:
+                root = self._roots.pop(key, None)
                 for node in list(_below(root)) if root else []:
                     self._forget(node)
 
@@ -175,9 +185,9 @@ class PrefixCache:
             tokens = sum(len(node.tokens) for node in self._recent)
             return PrefixStats(self._bytes[True], self._bytes[False], len(self._recent), tokens)
 
-    def _walk(self, namespace: str, ids: Ids) -> Iterator[tuple[_Node, int, int]]:
+    def _walk(self, key: tuple[str, int], ids: Ids) -> Iterator[tuple[_Node, int, int]]:
         """Nodes along `ids` with their start and how many of their tokens agree."""
-        node, at = self._roots.get(namespace), 0
+        node, at = self._roots.get(key), 0
         while node is not None and at < len(ids):
             child = node.children.get(int(ids[at]))
             if child is None:

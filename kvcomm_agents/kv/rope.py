@@ -28,11 +28,12 @@ class Rope:
         pairing: which channels turn together: `half` pairs `i` with `i + rotary_dim/2`,
             `interleaved` pairs `2i` with `2i + 1`.
         device: where keys live.
+        limit: positions below which its angles are asked for; 0 if they are the same for any.
     """
 
-    def __init__(self, rotary: nn.Module, pairing: Pairing, device: torch.device) -> None:
+    def __init__(self, rotary: nn.Module, pairing: Pairing, device: torch.device, limit: int = 0) -> None:
         self.pairing: Pairing = pairing
-        self._rotary = rotary
+        self._rotary, self._limit = rotary, limit
         self._device = device
         self._cos = torch.empty(0, 0, device=device)
         self._sin = torch.empty(0, 0, device=device)
@@ -40,6 +41,7 @@ class Rope:
     @torch.no_grad()
     def _tables(self, length: int) -> None:
         length = max(1024, 1 << (length - 1).bit_length())
+        length = min(length, self._limit or length)
         positions = torch.arange(length, device=self._device)[None]
         cos, sin = self._rotary(torch.empty(1, 1, 1, dtype=torch.float32, device=self._device), positions)
         half = cos.shape[-1] // 2

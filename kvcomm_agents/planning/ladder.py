@@ -106,7 +106,7 @@ def prefix_runs(hits: Sequence[Hit], min_prefix: int) -> list[Placed]:
 
 
 def find_prefix(
-    prefixes: PrefixCache, namespace: str, ids: Sequence[int], min_prefix: int, *, exact: bool
+    prefixes: PrefixCache, namespace: str, ids: Sequence[int], min_prefix: int, *, exact: bool, variant: int = 0
 ) -> list[Placed]:
     """The runs of the longest stored prefix of a prompt, its last token left out: that is computed.
 
@@ -116,8 +116,9 @@ def find_prefix(
         ids: token ids of the prompt.
         min_prefix: tokens; a shorter prefix does not pay, and is computed.
         exact: only KV that equals a dense prefill's.
+        variant: of the context that it is for (see `KVLayout.variant`).
     """
-    return prefix_runs(prefixes.match(namespace, ids[:-1], exact=exact), min_prefix)
+    return prefix_runs(prefixes.match(namespace, ids[:-1], exact=exact, variant=variant), min_prefix)
 
 
 def prefix_plan(length: int, prefix: Sequence[Placed]) -> PrefillPlan:

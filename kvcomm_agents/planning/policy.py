@@ -209,7 +209,8 @@ class Policy:
         decision, known = request.decision, request.known
         exact = decision.plan.is_exact
         tainted_from = len(known) if exact else min(decision.plan.tainted_from, len(known))
-        self.prefixes.insert(request.namespace, known, tainted_from, capture, request.agent)
+        variant = self.layout.variant(max(len(request.ids), len(known)))
+        self.prefixes.insert(request.namespace, known, tainted_from, capture, request.agent, variant)
         rope = self.layout.rope
         if not decision.learns or rope is None or not request.prefilled:
             return []
@@ -269,7 +270,8 @@ class Policy:
         return PrefillDecision(plan, exact=plan.computed_tokens, learns=self._learns, reason=reason)
 
     def _prefix(self, ids: Sequence[int], namespace: str, *, exact: bool) -> list[Placed]:
-        return find_prefix(self.prefixes, namespace, ids, self.config.min_prefix, exact=exact)
+        variant = self.layout.variant(len(ids))
+        return find_prefix(self.prefixes, namespace, ids, self.config.min_prefix, exact=exact, variant=variant)
 
 
 def _nothing(candidates: Candidates, least: int) -> str:

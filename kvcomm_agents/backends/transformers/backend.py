@@ -51,8 +51,8 @@ class TransformersBackend:
         relieve: Callable[[], int] = lambda: 0,
     ) -> None:
         self.loaded, self.chunk, self._relieve = loaded, chunk, relieve
-        self.runner = Runner(loaded.model, graphs=graphs)
         self.max_context = min(context_limit(loaded), max_context or context_limit(loaded))
+        self.runner = Runner(loaded.model, graphs=graphs, max_context=self.max_context)
         self._batch = Batch(self.runner, chunk, self._with_room)
         self._sequences: list[RunningSequence] = []
         self._eos = _eos(loaded)

@@ -59,12 +59,14 @@ class Batch:
 
     def step(self, sequences: Sequence[RunningSequence]) -> None:
         """One forward pass over all sequences. One that fails has its error; the others go on."""
+        for sequence in sequences:
+            self._outgrown(sequence)
         decoding = any(not sequence.left for sequence in sequences)
         budget = self.chunk if decoding else _ALONE * self.chunk
         ready: list[tuple[RunningSequence, Part]] = []
         given = shares([sequence.left for sequence in sequences], budget)
         for sequence, share in zip(sequences, given, strict=True):
-            if sequence.left and not share:
+            if sequence.error is not None or (sequence.left and not share):
                 continue
             try:
                 ready.append((sequence, self._with_room(partial(self._part, sequence, share))))
@@ -81,12 +83,20 @@ class Batch:
             except BaseException as error:
                 sequence.error = error
 
+    def _outgrown(self, sequence: RunningSequence) -> None:
+        """A context that cannot take its next tokens as it is becomes a prompt once more, computed in pieces."""
+        try:
+            if not sequence.left and self.runner.must_restart(sequence.context(), len(sequence.unseen)):
+                self._with_room(partial(self.runner.assemble, sequence.context(), sequence.restart()))
+        except BaseException as error:
+            sequence.error = error
+
     def _part(self, sequence: RunningSequence, share: int) -> Part:
-        cache, ids = sequence.context(), sequence.generation.ids
+        cache = sequence.context()
         if sequence.left:
-            piece = sequence.generation.plan.computed_piece(sequence.computed, share)
-            return self.runner.part(cache, ids, piece, keep=int(share == sequence.left))
-        new = sequence.output[cache.length - len(ids) :]
+            piece = sequence.plan.computed_piece(sequence.computed, share)
+            return self.runner.part(cache, sequence.known, piece, keep=int(share == sequence.left))
+        new = sequence.unseen
         return self.runner.append(cache, new, len(new) if sequence.wants_rows else 1)
 
     def _forward(self, parts: list[Part]) -> list[Tensor | BaseException]:

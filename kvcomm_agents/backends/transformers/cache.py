@@ -31,6 +31,10 @@ class PlanCache(Cache):
         self.length = 0
         """Tokens whose KV is in place, counted from position 0; during `update`, those before the computed suffix."""
         self.end = 0
+        self.long = False
+        """Whether its keys are rotated with the long factors of longrope."""
+        self.lasting: int | None = None
+        """Tokens, from position 0, whose KV any context of the same text would hold; `None` if all of it."""
         self.targets: slice | Tensor = slice(0, 0)
         super().__init__(layers=[_PlanLayer(self, index) for index in range(layout.layers)])
 
@@ -38,6 +42,11 @@ class PlanCache(Cache):
     def capacity(self) -> int:
         """Tokens there is room for."""
         return self.keys.shape[2]
+
+    @property
+    def reached(self) -> int:
+        """Tokens, counted from position 0, whose KV is of use to other contexts."""
+        return self.length if self.lasting is None else min(self.length, self.lasting)
 
     @property
     def nbytes(self) -> int:

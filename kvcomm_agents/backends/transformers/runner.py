@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,6 +20,7 @@ from .cache import PlanCache
 from .cuda_graphs import CudaGraphs
 from .kernels import launch as kernels
 from .kernels import scatter
+from .longrope import LongRope
 from .packing import Pack, packed_mask
 from .probe import inspect
 
@@ -42,14 +44,16 @@ class Runner:
     Args:
         model: a causal language model in eval mode.
         graphs: whether small passes are recorded and played again, where CUDA is (see `replay`).
+        max_context: tokens that no context exceeds; the model's own limit if left out.
 
     Raises:
         UnsupportedModelError: the model has no per-token KV of one shape.
     """
 
-    def __init__(self, model: PreTrainedModel, *, graphs: bool = True) -> None:
+    def __init__(self, model: PreTrainedModel, *, graphs: bool = True, max_context: int | None = None) -> None:
         self.model = model
-        self.layout: KVLayout = inspect(model)
+        self.layout: KVLayout = inspect(model, max_context)
+        self.longrope = LongRope(model, self.layout.long_after) if self.layout.long_after else None
         self.ragged = self.layout.rope is not None and attention.enable(model, self.layout)
         """Whether contexts share forward passes; if not, each has its own."""
         self.replay = CudaGraphs(model, self.layout) if graphs and self.ragged else None
@@ -119,6 +123,8 @@ class Runner:
         started = time.perf_counter()
         cache.clear()
         cache.reserve(plan.length)
+        if self.longrope is not None:
+            self.longrope.begin(cache, plan.length)
         if any(run.block.position != run.start for run in plan.placed):
             self.layout.require_movable()
         if not self._scattered(cache, plan):
@@ -146,10 +152,20 @@ class Runner:
         return Part(cache, [ids[at] for at in order], torch.tensor(order, device=self.device), keep)
 
     def append(self, cache: PlanCache, tokens: Sequence[int], keep: int = 1) -> Part:
-        """What a context computes in a forward pass: tokens appended to it. Makes room for them."""
+        """What a context computes in a forward pass: tokens appended to it. Makes room for them.
+
+        Raises:
+            RuntimeError: the context `must_restart` before.
+        """
+        if self.must_restart(cache, len(tokens)):
+            raise RuntimeError("a context was continued that must be computed anew")  # a bug, never input
         at = cache.length
         cache.reserve(at + len(tokens))
         return Part(cache, tokens, slice(at, at + len(tokens)), keep)
+
+    def must_restart(self, cache: PlanCache, tokens: int) -> bool:
+        """Whether all of a context has to be computed anew, as one prompt, if so many tokens are appended to it."""
+        return self.longrope is not None and self.longrope.outgrows(cache, tokens)
 
     @torch.no_grad()
     def forward(self, parts: Sequence[Part]) -> list[Tensor]:
@@ -216,14 +232,15 @@ class Runner:
             mask = (torch.arange(part.end, device=self.device) <= part.targets[:, None])[None, None]
         cache.expect(part.targets, part.end)
         try:
-            output = self.model(
-                input_ids=torch.tensor([part.tokens], device=self.device),
-                attention_mask=mask,
-                position_ids=(part.positions if positions is None else positions)[None],
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=max(part.keep, 1),
-            )
+            with self.longrope.factors(cache) if self.longrope else nullcontext():
+                output = self.model(
+                    input_ids=torch.tensor([part.tokens], device=self.device),
+                    attention_mask=mask,
+                    position_ids=(part.positions if positions is None else positions)[None],
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=max(part.keep, 1),
+                )
         except BaseException:
             cache.length = before
             raise

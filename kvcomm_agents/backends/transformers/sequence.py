@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...backend import Generation, Times
 from ...observe.report import FinishReason
+from ...plan import PrefillPlan, dense
 from .cache import PlanCache
 from .constraint import Matcher
 from .sampling import Sampler
@@ -28,7 +29,8 @@ class RunningSequence:
         matcher: what tokens may come next; `None` where all may.
         begun: `time.perf_counter()` when it was ready to be computed.
         times: where its time goes.
-        computed: tokens of its plan that went through the model.
+        plan: how what is there of it becomes its context: the plan of its prompt, and see `restart`.
+        computed: tokens of that plan that went through the model.
         output: tokens of the answer.
         finished: why it ended.
         error: what failed it.
@@ -42,16 +44,35 @@ class RunningSequence:
     matcher: Matcher | None = None
     begun: float = field(default_factory=time.perf_counter)
     times: Times = field(default_factory=Times)
+    plan: PrefillPlan = field(init=False)
     computed: int = 0
     output: list[int] = field(default_factory=list)
     finished: FinishReason | None = None
     error: BaseException | None = None
     rows: list[Tensor] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.plan = self.generation.plan
+
     @property
     def left(self) -> int:
-        """Tokens of the prompt still to be computed; none while it is decoded."""
-        return self.generation.plan.computed_tokens - self.computed
+        """Tokens of the plan still to be computed; none while it is decoded."""
+        return self.plan.computed_tokens - self.computed
+
+    @property
+    def known(self) -> tuple[int, ...]:
+        """Prompt and answer so far."""
+        return (*self.generation.ids, *self.output)
+
+    @property
+    def unseen(self) -> list[int]:
+        """Tokens of the answer that have not been through the model; for one that is decoded."""
+        return self.output[self.context().length - len(self.generation.ids) :]
+
+    def restart(self) -> PrefillPlan:
+        """Compute the prompt and the answer so far anew, as one prompt; returns the plan."""
+        self.plan, self.computed = dense(len(self.known)), 0
+        return self.plan
 
     @property
     def going(self) -> bool:
@@ -60,8 +81,10 @@ class RunningSequence:
 
     @property
     def reached(self) -> int:
-        """Positions of which KV is there."""
-        return self.cache.length if self.cache is not None else 0
+        """Positions of which KV is there that others can use; none while they are computed anew."""
+        if self.cache is None or (self.left and self.plan is not self.generation.plan):
+            return 0
+        return self.cache.reached
 
     @property
     def scores(self) -> FullScores | None:
@@ -85,12 +108,14 @@ class RunningSequence:
 
     def take(self, tokens: int, logits: Tensor, seconds: float) -> None:
         """What a pass over `tokens` of it gave, in `seconds`; logits `[kept, vocabulary]`."""
-        first = self.left > 0
-        if first:
-            self.times.prefill_s += seconds
+        first = not self.output
+        if self.left:
             self.computed += tokens
+            if first:
+                self.times.prefill_s += seconds
             if self.left:
                 return
+        if first:
             self.times.waited_s = max(0.0, time.perf_counter() - self.begun - self.times.prefill_s)
         drawn = self._draw(logits)
         if first:

@@ -214,7 +214,7 @@ def _support(
     from ...kv.budget import make_budget
 
     try:
-        layout, parameters, weight_bytes = outline(described, dtype)
+        layout, parameters, weight_bytes = outline(described, dtype, config.max_context)
     except ModelError as error:
         found.add("reuse", str(error), "broken" if isinstance(error, UnsupportedModelError) else "note")
         return
