@@ -83,7 +83,7 @@ class MeanCorrector:
     @torch.no_grad()
     def correct(self, slot: Slot, base: KVBlock, embedding: Tensor | None = None, offset: int = 0) -> Correction:
         """Base plus the mean offset at each token's index."""
-        found = self._table.get(slot) or self._table.total(slot.agent)
+        found = self._table.get(slot) or self._table.total(slot.reader)
         if found is None or not found.examples:
             return unchanged(base)
         covered = max(0, min(base.tokens, found.weights.shape[0] - offset))

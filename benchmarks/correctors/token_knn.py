@@ -128,7 +128,7 @@ class TokenKnnCorrector:
         with self._lock:
             own = self._table.get(slot)
             # An agent's other slots are asked one by one: they are large, and no copy of them is made.
-            found = [one for one in ([own] if own else self._table.of_agent(slot.agent)) if one.count]
+            found = [one for one in ([own] if own else self._table.of_reader(slot.reader)) if one.count]
             if not found or not base.tokens:
                 return unchanged(base)
             wanted = self._found_by(base)

@@ -15,7 +15,7 @@ from ..kv.slot import Slot
 from ..log import get_logger
 from .base import Example
 from .flat import owned
-from .saved.anchor_file import read_anchors, write_anchors
+from .saved.anchor_file import Snapshot, read_anchors
 from .saved.manifest import Owner
 
 logger = get_logger(__name__)
@@ -130,20 +130,20 @@ class AnchorPool:
             self._anchors = [a for a in self._anchors if agent is not None and a.slot.agent != agent]
             self._bytes = sum(anchor.example.nbytes for anchor in self._anchors)
 
-    def save(self, folder: Path, extra: dict[str, Tensor] | None = None, owner: Owner | None = None) -> None:
-        """Write everything to a folder, atomically: a crash leaves the old state or the new.
+    def snapshot(self, extra: dict[str, Tensor] | None = None, owner: Owner | None = None) -> Snapshot:
+        """Everything as it is now, to be written later or by another thread; nothing is copied.
 
         Args:
-            folder: made if missing.
-            extra: more tensors to keep with the pool, such as a corrector's state.
+            extra: more tensors to keep with the pool, such as a corrector's state; not to be changed any more.
             owner: says more than the fingerprint of whose it is.
-
-        Raises:
-            SavedMemoryError: it could not be written; what was saved before is still whole.
         """
         with self._lock:
-            anchors = [(a.slot, a.example, a.hits) for a in self._anchors]
-        write_anchors(folder, owner or Owner(self.fingerprint), anchors, extra or {})
+            anchors = tuple((a.slot, a.example, a.hits) for a in self._anchors)
+        return Snapshot(owner or Owner(self.fingerprint), anchors, extra or {})
+
+    def save(self, folder: Path, extra: dict[str, Tensor] | None = None, owner: Owner | None = None) -> None:
+        """Write a snapshot at once; see `Snapshot.write`."""
+        self.snapshot(extra, owner).write(folder)
 
     @classmethod
     def load(cls, folder: Path, fingerprint: str, budget: int = GiB) -> tuple[AnchorPool, dict[str, Tensor]]:

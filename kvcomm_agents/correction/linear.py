@@ -17,6 +17,7 @@ import math
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -71,7 +72,7 @@ class LinearCorrector:
     def __init__(self, pool: Iterable[tuple[Slot, Example]] = (), config: LinearConfig | None = None) -> None:
         self.config = config or LinearConfig()
         self._table = SlotTable(self.config.budget, Gram)
-        self._agents: dict[str, Solution] = {}
+        self._readers: dict[Slot, Solution] = {}
         self._basis: Basis | None = None
         self._warm: list[tuple[Slot, Example]] = []
         self._fitted = 0  # tokens behind the basis
@@ -120,7 +121,7 @@ class LinearCorrector:
         sums.add(x, flat.flatten(example.true) - base, example.weight)
         if sums.examples == 1:  # a guess, until the next one tells
             sums.level = _UNSEEN * sums.spread(x[watched, : -(-x.shape[1] // 2)], watched) + 1e-6
-        self._agents.pop(slot.agent, None)
+        self._readers.pop(slot.reader, None)
 
     def _watched(self, layers: int) -> list[int]:
         """A few evenly spread layers, counted from the second."""
@@ -149,7 +150,7 @@ class LinearCorrector:
             self._table.shrink()
 
     def _solve(self, slot: Slot, sums: Gram) -> Solution:
-        total = self._table.total(slot.agent) or sums
+        total = self._table.total(slot.reader) or sums
         agent_map = total.ridge(total.cross, self.config.ridge)
         left = torch.baddbmm(sums.cross, sums.gram, agent_map, alpha=-1)
         agent_map += sums.ridge(left, self.config.ridge)
@@ -162,17 +163,17 @@ class LinearCorrector:
         if sums is not None:
             held = sums.solution
             # A sibling slot's example moves this one's map little; half as many again is news.
-            agent = sum(part.examples for part in self._table.of_agent(slot.agent))
+            agent = sum(part.examples for part in self._table.of_reader(slot.reader))
             if held is None or held.own != sums.examples or agent > 1.5 * held.agent:
                 held = self._solve(slot, sums)
             return sums, held
-        total = self._table.total(slot.agent)
+        total = self._table.total(slot.reader)
         if total is None:
             return None
-        held = self._agents.get(slot.agent)
+        held = self._readers.get(slot.reader)
         if held is None:
             agent_map = total.ridge(total.cross, self.config.ridge).to(torch.bfloat16)
-            held = self._agents[slot.agent] = Solution(agent_map, 0, total.examples)
+            held = self._readers[slot.reader] = Solution(agent_map, 0, total.examples)
         return total, held
 
     @torch.no_grad()
@@ -209,7 +210,7 @@ class LinearCorrector:
         known of slot and agent; a rough guess after a single example.
         """
         with self._lock:
-            sums = self._table.get(slot) or self._table.total(slot.agent)
+            sums = self._table.get(slot) or self._table.total(slot.reader)
             if sums is None or not base.tokens:
                 return math.inf
             watched = self._watched(base.keys.shape[0] - 1)
@@ -230,7 +231,7 @@ class LinearCorrector:
             state = {"linear.project": self._basis.project, "linear.shift": self._basis.shift}
             rows = []
             for index, (slot, sums) in enumerate(self._table.items()):
-                rows.append([slot.agent, slot.place, sums.examples, sums.tokens, sums.level])
+                rows.append([slot.agent, slot.place, sums.examples, sums.tokens, sums.level, slot.warmed])
                 state[f"linear.{index}.gram"] = sums.gram.clone()
                 state[f"linear.{index}.cross"] = sums.cross.clone()
             state["linear.slots"] = torch.frombuffer(bytearray(json.dumps(rows).encode()), dtype=torch.uint8)
@@ -250,7 +251,7 @@ class LinearCorrector:
             inputs = rank + 1 + HEAD_TOKENS
             table = SlotTable(self.config.budget, Gram)
             for index, row in enumerate(json.loads(bytes(state["linear.slots"].tolist()))):
-                sums = table.make(Slot(str(row[0]), str(row[1])))
+                sums = table.make(_slot(row))
                 sums.examples, sums.tokens, sums.level = int(row[2]), float(row[3]), float(row[4])
                 sums.gram, sums.cross = state[f"linear.{index}.gram"], state[f"linear.{index}.cross"]
                 shapes = (layers, inputs, inputs), (layers, inputs, features)
@@ -260,7 +261,7 @@ class LinearCorrector:
             raise SavedMemoryError(f"the saved state of the linear corrector is damaged: {error}") from error
         with self._lock:
             self._basis, self._table, self._fixed, self._warm = basis, table, True, []
-            self._agents.clear()
+            self._readers.clear()
         return True
 
     def knows(self, slot: Slot) -> int:
@@ -276,7 +277,7 @@ class LinearCorrector:
     def shrink(self, nbytes: int) -> None:
         """Drop maps, those used least recently first, until no more than so many bytes are held; all, if need be."""
         with self._lock:
-            self._agents.clear()
+            self._readers.clear()
             self._table.drop(max(nbytes - (self.nbytes - self._table.nbytes), 0))
             if self.nbytes > nbytes and not len(self._table):
                 self._basis, self._warm, self._fitted, self._fixed = None, [], 0, False
@@ -286,12 +287,19 @@ class LinearCorrector:
         with self._lock:
             self._table.forget(agent)
             self._warm = [(slot, e) for slot, e in self._warm if agent is not None and slot.agent != agent]
-            self._agents = {a: s for a, s in self._agents.items() if agent is not None and a != agent}
+            self._readers = {r: s for r, s in self._readers.items() if agent is not None and r.agent != agent}
 
     @property
     def nbytes(self) -> int:
         """Bytes of sums, maps, the basis, and the examples it is being fitted to."""
         with self._lock:
             warm = sum(example.nbytes for _, example in self._warm)
-            agents = sum(solution.map.nbytes for solution in self._agents.values())
+            agents = sum(solution.map.nbytes for solution in self._readers.values())
             return self._table.nbytes + agents + warm + (self._basis.nbytes if self._basis else 0)
+
+
+def _slot(row: list[Any]) -> Slot:
+    """The slot of a saved row; earlier versions hid in the agent's name that its texts were warmed."""
+    agent = str(row[0])
+    warmed = bool(row[5]) if len(row) > 5 else agent.endswith("\0warm")
+    return Slot(agent.removesuffix("\0warm"), str(row[1]), warmed)

@@ -62,13 +62,13 @@ class SlotTable(Generic[S]):
             found = self._slots[slot] = self._new()
         return found
 
-    def of_agent(self, agent: str) -> list[S]:
+    def of_reader(self, reader: Slot) -> list[S]:
         """Every slot of an agent, its remainder included."""
-        return [sums for slot, sums in self._slots.items() if slot.agent == agent]
+        return [sums for slot, sums in self._slots.items() if slot.reader == reader]
 
-    def total(self, agent: str) -> S | None:
+    def total(self, reader: Slot) -> S | None:
         """A new sum over an agent's slots; `None` if it has none."""
-        parts = self.of_agent(agent)
+        parts = self.of_reader(reader)
         if not parts:
             return None
         total = self._new()
@@ -79,7 +79,7 @@ class SlotTable(Generic[S]):
     def knows(self, slot: Slot) -> int:
         """Examples of the slot, else of its agent."""
         own = self._slots.get(slot)
-        return own.examples if own is not None else sum(part.examples for part in self.of_agent(slot.agent))
+        return own.examples if own is not None else sum(part.examples for part in self.of_reader(slot.reader))
 
     def shrink(self) -> None:
         """Fold the least recently used slots into their agents' remainders until the budget holds."""
@@ -87,8 +87,8 @@ class SlotTable(Generic[S]):
             newest = next(reversed(self._slots))
             slot, sums = self._slots.popitem(last=False)
             # An agent of which nothing else is left is idle, and goes.
-            if slot.place != _REMAINDER and self.of_agent(slot.agent):
-                self._slots.setdefault(Slot(slot.agent, _REMAINDER), self._new()).merge(sums)
+            if slot.place != _REMAINDER and self.of_reader(slot.reader):
+                self._slots.setdefault(Slot(slot.agent, _REMAINDER, slot.warmed), self._new()).merge(sums)
                 self._slots.move_to_end(newest)
 
     def drop(self, nbytes: int) -> None:

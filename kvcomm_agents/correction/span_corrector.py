@@ -16,7 +16,8 @@ from .anchors import AnchorPool
 from .base import Example
 from .linear import LinearConfig, LinearCorrector
 from .readers import Readers
-from .saved.manifest import WARMED, Owner
+from .saved.anchor_file import Snapshot
+from .saved.manifest import Owner
 
 _PREPARED = 256  # corrections kept for spans about to be read
 
@@ -109,16 +110,12 @@ class SpanCorrector:
     def outdate(self, agent: str) -> None:
         """An agent's maps have changed by a reading: what was corrected by them is no longer the best."""
         self._taught[agent] += 1
-        for key in [key for key in self._prepared if key[1].agent in (agent, agent + WARMED)]:
+        for key in [key for key in self._prepared if key[1].agent == agent]:
             del self._prepared[key]
 
-    def save(self, folder: Path, extra: dict[str, Tensor], owner: Owner) -> None:
-        """Write anchors and maps, and `extra` with them.
-
-        Raises:
-            SavedMemoryError: it could not be written; what was saved before is still whole.
-        """
-        self.pool.save(folder, {**self.linear.state(), **extra}, owner)
+    def snapshot(self, extra: dict[str, Tensor], owner: Owner) -> Snapshot:
+        """Anchors and maps as they are now, and `extra` with them."""
+        return self.pool.snapshot({**self.linear.state(), **extra}, owner)
 
     @classmethod
     def load(
@@ -159,8 +156,5 @@ class SpanCorrector:
 
 
 def _as_read(span: Span, slot: Slot) -> Slot:
-    """The slot as it reads this span: warmed bases lack what donors have, and need other corrections.
-
-    Not a place of its own but an agent: maps of slots shrink towards their agent's, which must not mix the two.
-    """
-    return replace(slot, agent=slot.agent + WARMED) if span.warmed else slot
+    """The slot as it reads this span: warmed bases lack what donors have, and need other corrections."""
+    return replace(slot, warmed=span.warmed)

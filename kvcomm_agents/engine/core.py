@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from ..backend import Generation
 from ..backends.transformers.backend import TransformersBackend
 from ..config import EngineConfig
 from ..correction.embedding import Embedder, make_embedder
+from ..correction.saved.anchor_file import Snapshot
+from ..correction.saved.folders import find_saved, forget_saved
 from ..errors import ContextLengthError, EngineClosedError, PromptError, SavedMemoryError
 from ..kv.block import Capture, KVBlock
 from ..kv.budget import make_budget
@@ -260,25 +262,50 @@ class EngineCore:
         self.idle.drop(namespace)
         self.prefixes.clear(namespace)
         self.namespaces.forget(namespace)
+        self._forget_saved(namespace)
+
+    def _forget_saved(self, namespace: str | None) -> None:
+        """Remove what was saved of a namespace, or of all that this model has learned in any."""
+        root = self.config.memory_folder
+        if root is None:
+            return
+        if namespace is not None:
+            forget_saved(self._folder(root, namespace))
+            return
+        for saved in find_saved(Path(root).expanduser()) if Path(root).expanduser().is_dir() else []:
+            if saved.manifest is None or saved.manifest.owner.fingerprint == self.loaded.fingerprint:
+                forget_saved(saved.folder)
 
     def save(self) -> None:
         """Write what every namespace has learned to the configured folder.
 
         One that cannot be written keeps no other from it; its error is raised in the end, the first of several.
         """
-        failed = list[BaseException]()
-        for _, namespace in self.namespaces:
+        write_all(self.snapshots())
+
+    def snapshots(self) -> dict[Path, Snapshot | BaseException]:
+        """What every namespace has learned, by the folder that it belongs to, or why there is no snapshot of it.
+
+        Quick; writing is for another thread.
+        """
+        found: dict[Path, Snapshot | BaseException] = {}
+        root = self.config.memory_folder
+        if root is None:
+            return found
+        for name, namespace in self.namespaces:
+            folder = self._folder(root, name)
             try:
-                self._save_one(namespace)
+                found[folder] = namespace.snapshot()
             except BaseException as error:
-                logger.exception("what %s has learned could not be saved", namespace.namespace)
-                failed.append(error)
-        if failed:
-            raise failed[0]
+                logger.exception("what %s has learned could not be saved", name)
+                found[folder] = error
+        return found
 
     def _save_one(self, namespace: Namespace) -> None:
+        """Write what a namespace that has to go has learned."""
         if self.config.memory_folder is not None:
-            namespace.save(self._folder(self.config.memory_folder, namespace.namespace))
+            with suppress(SavedMemoryError):  # logged already
+                write_all({self._folder(self.config.memory_folder, namespace.namespace): namespace.snapshot()})
 
     def memory(self) -> tuple[MemoryPart, ...]:
         """What each part of the budget holds. May be called from any thread."""
@@ -375,7 +402,7 @@ class EngineCore:
             folder = self._folder(self.config.memory_folder, namespace)
             try:
                 made.load(folder)
-            except SavedMemoryError as error:
+            except Exception as error:  # damaged or hostile files cost speed, never a request
                 logger.error("starting with an empty memory: %s", error)
         return made
 
@@ -387,3 +414,25 @@ class EngineCore:
         if self._made_embedder is None:
             self._made_embedder = make_embedder(self.config.embedder, self.loaded.model, self.loaded.tokenizer)
         return self._made_embedder
+
+
+def write_all(snapshots: Mapping[Path, Snapshot | BaseException]) -> None:
+    """Write snapshots, each to its folder. One that cannot be written keeps no other from it.
+
+    Raises:
+        SavedMemoryError: the error of the first that could not.
+    """
+    failed = list[BaseException]()
+    for folder, snapshot in snapshots.items():
+        if isinstance(snapshot, BaseException):
+            failed.append(snapshot)
+            continue
+        try:
+            started = time.perf_counter()
+            snapshot.write(folder)
+            logger.info("saved %s to %s in %.2f s", snapshot, folder, time.perf_counter() - started)
+        except BaseException as error:
+            logger.exception("what %s has learned could not be saved", snapshot.owner.namespace)
+            failed.append(error)
+    if failed:
+        raise failed[0]

@@ -35,7 +35,7 @@ from ..planning.learned import learned
 from ..request import Completion, Message, Request, TextChunk, ToolSpec
 from ..text.prompt import PromptRenderer
 from ..text.tool_format import CallFormat
-from .core import EngineCore
+from .core import EngineCore, write_all
 from .job import Event, Job, Sink
 from .warmup import WarmReport, WarmWork
 from .worker import Worker
@@ -298,8 +298,12 @@ class Engine:
         """
         if self.config.memory_folder is None:
             raise ConfigError("there is nowhere to save to; set memory_folder in EngineConfig")
-        if self._worker.core:
+        if not self._worker.core:
+            return
+        if self._worker.is_current:
             self._have_done(self._worker.call(lambda core: core.save()))
+        else:  # requests go on while files are written, or while another process keeps this one from writing
+            write_all(self._worker.call(lambda core: core.snapshots()).result())
 
     def wait_idle(self, timeout_s: float | None = None) -> bool:
         """Wait until every request is answered and learned from; whether that came in time.

@@ -123,6 +123,7 @@ class PrefixCache:
             Tokens that were new.
         """
         array, added = np.asarray(ids, dtype=np.int64), 0
+        tainted_from = min(tainted_from, len(array))
         with self._lock:
             if self.device_budget + self.host_budget == 0:
                 return 0
@@ -292,7 +293,10 @@ def _common(a: Ids, b: Ids) -> int:
 
 
 def _below(node: _Node) -> Iterator[_Node]:
-    """All descendants, children before their parents."""
-    for child in list(node.children.values()):
-        yield from _below(child)
-        yield child
+    """All descendants, children before their parents, however deep the tree."""
+    order, waiting = list[_Node](), [node]
+    while waiting:
+        reached = waiting.pop()
+        order.append(reached)
+        waiting += reached.children.values()
+    yield from reversed(order[1:])

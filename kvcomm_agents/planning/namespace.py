@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,9 +10,11 @@ from rich.filesize import decimal
 
 from ..config import GiB, ReuseConfig
 from ..correction.embedding import Embedder
-from ..correction.saved.manifest import GUARD, MANIFEST, UNKNOWN, Owner
+from ..correction.saved.anchor_file import Snapshot
+from ..correction.saved.manifest import GUARD, MANIFEST, UNKNOWN, Manifest, Owner
 from ..correction.span_corrector import SpanCorrector
 from ..correction.static_text import StaticText
+from ..errors import SavedMemoryError
 from ..kv.block import Capture, KVBlock
 from ..kv.span_library import Span, SpanLibrary, Tagged
 from ..log import get_logger
@@ -204,16 +205,10 @@ class Namespace:
                     self._embed(span)
                     self.corrections.prepare(span, slot)
 
-    def save(self, folder: Path) -> None:
-        """Write anchors, maps and audits; spans are not kept, they come again with the next prompts.
-
-        Raises:
-            SavedMemoryError: it could not be written; what was saved before is still whole.
-        """
-        started = time.perf_counter()
+    def snapshot(self) -> Snapshot:
+        """Anchors, maps and audits as they are now; spans are not kept, they come again with the next prompts."""
         owner = Owner(self.fingerprint, self.model, self.tokenizer, self.namespace)
-        self.corrections.save(folder, {GUARD: self.guard.state()}, owner)
-        logger.info("saved %s to %s in %.2f s", self, folder, time.perf_counter() - started)
+        return self.corrections.snapshot({GUARD: self.guard.state()}, owner)
 
     def load(self, folder: Path) -> None:
         """Take over what `save` wrote; nothing happens if the folder holds nothing.
@@ -223,6 +218,9 @@ class Namespace:
         """
         if not (folder / MANIFEST).exists():
             return
+        read = Manifest.read(folder).owner.namespace
+        if read not in (UNKNOWN, self.namespace):
+            raise SavedMemoryError(f"{folder} holds what namespace {read!r} has learned, not {self.namespace!r}")
         corrections, extra = SpanCorrector.load(
             folder, self.config, self.fingerprint, self.anchor_budget, self.map_budget
         )

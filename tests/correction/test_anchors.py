@@ -1,6 +1,7 @@
 """The anchor pool: what it keeps, what it finds, and what survives on disk."""
 
 import json
+import os
 import threading
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from kvcomm_agents.correction.anchors import AnchorPool
 from kvcomm_agents.correction.base import Example
 from kvcomm_agents.correction.saved import anchor_file as anchorfile
+from kvcomm_agents.correction.saved.manifest import checksum_of
 from kvcomm_agents.errors import SavedMemoryError
 from kvcomm_agents.kv.block import KVBlock
 from kvcomm_agents.kv.slot import Slot
@@ -194,9 +196,45 @@ class TestOnDisk:
     )
     def test_a_strange_manifest(self, saved, change, message):
         path = saved / anchorfile.MANIFEST
-        path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+        record = {**json.loads(path.read_text()), **change}
+        del record["checksum"]
+        path.write_text(json.dumps({**record, "checksum": checksum_of(record)}))
         with pytest.raises(SavedMemoryError, match=message):
             AnchorPool.load(saved, "model a")
+
+    def test_every_flipped_bit_of_a_manifest_is_seen(self, saved):
+        path = saved / anchorfile.MANIFEST
+        content = path.read_bytes()
+        for at in range(0, 8 * len(content), 13):
+            damaged = bytearray(content)
+            damaged[at // 8] ^= 1 << at % 8
+            path.write_bytes(bytes(damaged))
+            with pytest.raises(SavedMemoryError):
+                AnchorPool.load(saved, "model a")
+
+    @pytest.mark.parametrize("what", ["deep", "huge numbers", "a pipe", "a folder"])
+    def test_hostile_state_is_refused_at_once(self, saved, what):
+        path = saved / anchorfile.MANIFEST
+        record = json.loads(path.read_text())
+        if what == "deep":
+            path.write_text("[" * 200_000)
+        elif what == "huge numbers":
+            del record["checksum"]
+            record["anchors"][0]["weight"] = 1e30
+            path.write_text(json.dumps({**record, "checksum": checksum_of(record)}))
+        else:
+            path.unlink()
+            os.mkfifo(path) if what == "a pipe" else path.mkdir()
+        with pytest.raises(SavedMemoryError):
+            AnchorPool.load(saved, "model a")
+
+    def test_files_are_their_owners_alone(self, saved):
+        assert {oct(path.stat().st_mode & 0o777) for path in saved.iterdir()} == {"0o600"}
+
+    def test_what_a_killed_save_left_goes(self, saved):
+        (saved / ".tmpAbCdEf").write_bytes(b"KV of somebody")
+        AnchorPool(fingerprint="model a").save(saved)
+        assert not (saved / ".tmpAbCdEf").exists()
 
     @pytest.mark.parametrize("step", ["save_file", "_sync", "file_sha256"])
     def test_killed_while_saving_leaves_the_old_state(self, saved, monkeypatch, step):

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from kvcomm_agents import EngineConfig, ReuseConfig
 from kvcomm_agents.correction.anchors import AnchorPool
 from kvcomm_agents.correction.saved.folders import agents_of, bytes_of, clear_saved, find_saved, verify_saved
-from kvcomm_agents.correction.saved.manifest import MANIFEST, UNKNOWN, Manifest, locked
+from kvcomm_agents.correction.saved.manifest import MANIFEST, UNKNOWN, Manifest, checksum_of, locked
 from kvcomm_agents.engine.engine import Engine
 from kvcomm_agents.entrypoints.cli.app import app
 from kvcomm_agents.errors import SavedMemoryError
@@ -139,7 +139,8 @@ def test_verify_sees_what_a_manifest_promises_too_much(root: Path) -> None:
     path = first.folder / MANIFEST
     record = json.loads(path.read_text())
     record["anchors"].append(record["anchors"][0])
-    path.write_text(json.dumps(record))
+    del record["checksum"]
+    path.write_text(json.dumps({**record, "checksum": checksum_of(record)}))
     assert "tensors are missing" in verify_saved(find_saved(root)[0])[0]
 
 
@@ -198,7 +199,7 @@ def test_version_1_is_read_and_what_it_did_not_say_is_unknown(root: Path) -> Non
     pool, extra = AnchorPool.load(first.folder, record["fingerprint"])
     pool.save(first.folder, extra)
     again = Manifest.read(first.folder)
-    assert (again.version, again.made_at) == (2, manifest.made_at)
+    assert (again.version, again.made_at) == (3, manifest.made_at)
     assert again.saved_at > manifest.saved_at
 
 

@@ -93,10 +93,10 @@ def test_warmed_and_true_donors_share_no_map(engine: Engine) -> None:
         ask(engine, "first", (seed,), reuse="exact")
         ask(engine, "second", (seed,), reuse="exact")
     learned = memory(engine)
-    first = {slot.agent for slot, _ in learned.corrections.pool if slot.agent.startswith("first")}
-    second = {slot.agent for slot, _ in learned.corrections.pool if slot.agent.startswith("second")}
-    assert first == {"first\0warm"}  # nobody had read the texts
-    assert second == {"second"}  # the first reader's context was the donor by then
+    first = {slot.warmed for slot, _ in learned.corrections.pool if slot.agent == "first"}
+    second = {slot.warmed for slot, _ in learned.corrections.pool if slot.agent == "second"}
+    assert first == {True}  # nobody had read the texts
+    assert second == {False}  # the first reader's context was the donor by then
 
 
 def test_the_first_exact_reader_becomes_the_donor(engine: Engine) -> None:

@@ -99,3 +99,21 @@ def test_evicted_blocks_stay_valid_for_who_holds_them() -> None:
     put(store, "a", [5, 6, 7, 8], 4)
     assert store.match("a", [1, 2, 3, 4], exact=True) == []
     assert hit.block.values.flatten().tolist() == kv_of([1, 2, 3, 4], 4, "a").flatten().tolist()
+
+
+def test_a_tree_of_any_depth_is_forgotten() -> None:
+    store = PrefixCache(CPU, 1 << 30, 0)
+    for length in range(1, 1500):
+        put(store, "a", [1] * length, length)
+    assert store.stats().nodes == 1499
+    store.clear("a")
+    assert (store.stats().nodes, store.stats().host_bytes) == (0, 0)
+
+
+def test_a_context_that_was_given_up_is_stored_with_just_its_tokens() -> None:
+    """Its plan would have been tainted from a token on that it never reached."""
+    store = PrefixCache(CPU, 1 << 30, 0)
+    put(store, "a", [1, 2, 3], 9)
+    (hit,) = store.match("a", [1, 2, 3, 4], exact=True)
+    assert (hit.stop, hit.block.tokens) == (3, 3)
+    assert store.stats().tokens == 3

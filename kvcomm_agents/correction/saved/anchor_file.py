@@ -12,6 +12,7 @@ import hashlib
 import os
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -23,10 +24,36 @@ from ...files import file_sha256
 from ...kv.block import KVBlock
 from ...kv.slot import Slot
 from ..base import Example
-from .manifest import DATA, EXTRA, MANIFEST, PARTS, Manifest, Owner, Row, locked, now
+from .manifest import DATA, EXTRA, MANIFEST, PARTS, Manifest, Owner, Row, locked, now, read_file
 
 Saved = tuple[Slot, Example, int]
 """A slot, an example at it, and how often it was found."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """Anchors and what is kept with them, at one moment.
+
+    Args:
+        owner: whose they are.
+        anchors: slots, examples and how often each was found.
+        extra: more tensors, by name.
+    """
+
+    owner: Owner
+    anchors: tuple[Saved, ...]
+    extra: dict[str, Tensor]
+
+    def __str__(self) -> str:
+        return f"memory of {self.owner.namespace}: {len(self.anchors)} anchors"
+
+    def write(self, folder: Path) -> None:
+        """Write it to a folder, atomically: a crash leaves the old state or the new. From any thread.
+
+        Raises:
+            SavedMemoryError: it could not be written; what was saved before is still whole.
+        """
+        write_anchors(folder, self.owner, self.anchors, self.extra)
 
 
 def write_anchors(folder: Path, owner: Owner, anchors: Sequence[Saved], extra: dict[str, Tensor]) -> None:
@@ -43,7 +70,7 @@ def write_anchors(folder: Path, owner: Owner, anchors: Sequence[Saved], extra: d
 
 
 def _write(folder: Path, owner: Owner, anchors: Sequence[Saved], extra: dict[str, Tensor]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     tensors = {EXTRA + name: tensor.detach().cpu().contiguous().clone() for name, tensor in extra.items()}
     rows = []
     for index, (slot, example, hits) in enumerate(anchors):
@@ -52,11 +79,12 @@ def _write(folder: Path, owner: Owner, anchors: Sequence[Saved], extra: dict[str
             tensors[f"{index}.{part}"] = tensor.detach().cpu().contiguous().clone()
         if example.embedding is not None:
             tensors[f"{index}.embedding"] = example.embedding.cpu().clone()
-        rows.append(Row(slot.agent, slot.place, example.weight, example.offset, hits))
+        rows.append(Row(slot.agent, slot.place, example.weight, example.offset, hits, slot.warmed))
     data = folder / f"anchors-{secrets.token_hex(8)}.safetensors"
     temporary = data.with_suffix(".json")
     try:
         save_file(tensors, data)
+        data.chmod(0o600)
         _sync(data)
         size, time = data.stat().st_size, now()
         made_at = _made_at(folder) or time
@@ -89,7 +117,7 @@ def read_anchors(folder: Path, fingerprint: str) -> tuple[list[Saved], dict[str,
             if owner.fingerprint != fingerprint:
                 raise SavedMemoryError(f"{path} was made by {owner.fingerprint!r}, not by {fingerprint!r}")
             try:
-                content = (folder / manifest.data).read_bytes()
+                content = read_file(folder / manifest.data)
                 break
             except FileNotFoundError:
                 if _names(path, manifest.data):
@@ -117,7 +145,7 @@ def _example(index: int, row: Row, tensors: dict[str, Tensor]) -> Saved:
         row.weight,
         row.offset,
     )
-    return Slot(row.agent, row.place), example, row.hits
+    return Slot(row.agent, row.place, row.warmed), example, row.hits
 
 
 def _made_at(folder: Path) -> str:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from ...errors import SavedMemoryError
 from ...files import file_sha256
-from .manifest import DATA, EXTRA, GUARD, MANIFEST, PARTS, WARMED, Manifest, locked
+from .manifest import DATA, EXTRA, GUARD, MANIFEST, PARTS, Manifest, locked
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ def agents_of(saved: Saved) -> list[AgentStats]:
             kl = served.get(agent, [])
             rows.append(
                 AgentStats(
-                    agent.replace(WARMED, " (warmed texts)"),
+                    agent,
                     len({manifest.anchors[index].place for index in mine}),
                     len(mine),
                     sum(shapes[f"{index}.base_keys"][0][2] for index in mine),
@@ -146,6 +146,16 @@ def bytes_of(saved: Saved) -> dict[str, int]:
     except (OSError, SafetensorError) as error:
         raise SavedMemoryError(f"{data} is damaged: {type(error).__name__}: {error}") from error
     return found
+
+
+def forget_saved(folder: Path) -> None:
+    """Remove what is saved in a folder, if anything is.
+
+    Raises:
+        SavedMemoryError: it cannot be removed.
+    """
+    if folder.is_dir():
+        clear_saved(Saved(folder, None))
 
 
 def clear_saved(saved: Saved) -> int:

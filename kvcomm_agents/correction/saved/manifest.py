@@ -1,11 +1,16 @@
 """Manifest: what a folder of saved anchors holds, and whose it is. Light to import: no torch.
 
-Version 1 did not say whose they are; it is read, and what it did not say is `UNKNOWN`.
+Version 1 did not say whose they are; it is read, and what it did not say is `UNKNOWN`. From version 3 on a checksum
+covers the manifest itself, and anchors of warmed texts say so; version 2 hid that in the agent's name.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
+import os
+import stat
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -17,7 +22,7 @@ from filelock import FileLock
 from ...errors import SavedMemoryError
 
 MANIFEST = "anchors.json"
-VERSION = 2
+VERSION = 3
 UNKNOWN = "unknown"
 
 PARTS = ("base_keys", "base_values", "true_keys", "true_values")
@@ -26,12 +31,13 @@ EXTRA = "extra."
 """All others begin with this."""
 GUARD = "guard.records"
 """The guard's, JSON as uint8, among the others."""
-WARMED = "\0warm"
-"""Ends the name under which an agent's readings of warmed texts are kept, apart from its others."""
-DATA = ("anchors-*.safetensors", "anchors-*.json")
-"""Data files, and manifests that are being written: what the manifest does not name is a leftover."""
+DATA = ("anchors-*.safetensors", "anchors-*.json", ".tmp*")
+"""Data files, manifests that are being written, and what safetensors leaves of a file that it was killed at: what the
+manifest does not name is a leftover."""
 
-_READABLE = (1, VERSION)
+_READABLE = (1, 2, VERSION)
+_WARMED = "\0warm"  # ended agents' names in version 2
+_LARGEST = 64 << 20  # bytes of a manifest; a larger one is nobody's
 _PATIENCE_S = 60.0  # for another process that saves to the same folder
 
 
@@ -61,6 +67,7 @@ class Row:
     weight: float
     offset: int
     hits: int
+    warmed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,16 +103,18 @@ class Manifest:
         """
         path = folder / MANIFEST
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            found = json.loads(read_file(path, _LARGEST).decode("utf-8"))
             version = found["version"]
             if version not in _READABLE:
                 raise SavedMemoryError(
-                    f"{path} has version {version}; this is version {VERSION} of the format, which also reads 1."
+                    f"{path} has version {version}; this is version {VERSION} of the format, and older ones are read."
                     " Remove it with `kvcomm memory clear`, or use the release that wrote it"
                 )
             data = found["data"]
             if Path(data).name != data:
                 raise SavedMemoryError(f"{path} names a data file outside its folder: {data!r}")
+            if version >= 3 and found.pop("checksum", "") != checksum_of(found):
+                raise SavedMemoryError(f"{path} is damaged: its checksum is not that of what it says")
             if version == 1:
                 found |= _added_since(path, folder / data)
             owner = Owner(found["fingerprint"], found["model"], found["tokenizer"], found["namespace"])
@@ -118,14 +127,16 @@ class Manifest:
             raise
         except FileNotFoundError as error:
             raise SavedMemoryError(f"no saved anchors: {error.filename} is missing") from error
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, MemoryError) as error:
             raise SavedMemoryError(f"{path} is damaged: {type(error).__name__}: {error}") from error
 
     def write(self, path: Path) -> None:
         """Write it; `Manifest.read` finds it under the name `MANIFEST` only."""
         record = {"version": self.version, **asdict(self.owner), **asdict(self)}
         del record["owner"]
-        path.write_text(json.dumps(record), encoding="utf-8")
+        record = json.loads(json.dumps(record))
+        path.write_text(json.dumps({**record, "checksum": checksum_of(record)}), encoding="utf-8")
+        path.chmod(0o600)  # what agents said can be told from it
 
 
 def locked(folder: Path) -> FileLock:
@@ -134,7 +145,7 @@ def locked(folder: Path) -> FileLock:
     Entering it raises an `OSError` if another process holds it for a minute.
     """
     whole = folder.expanduser().absolute()
-    whole.parent.mkdir(parents=True, exist_ok=True)
+    whole.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     return FileLock(whole.with_name(f".{whole.name}.lock"), timeout=_PATIENCE_S)
 
 
@@ -143,8 +154,42 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def read_file(path: Path, largest: int | None = None) -> bytes:
+    """The content of a regular file: a pipe would keep its reader waiting for ever.
+
+    Raises:
+        FileNotFoundError: there is none.
+        SavedMemoryError: it is no regular file, or larger than `largest` bytes.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise SavedMemoryError(f"{path} is no regular file")
+        size = status.st_size
+        if largest is not None and size > largest:
+            raise SavedMemoryError(f"{path} has {size} bytes; a manifest has {largest} at most")
+        return file.read()
+
+
+def checksum_of(record: Mapping[str, Any]) -> str:
+    """Hex digest of what a manifest says."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
 def _row(row: Mapping[str, Any]) -> Row:
-    return Row(str(row["agent"]), str(row["place"]), float(row["weight"]), int(row["offset"]), int(row["hits"]))
+    """One anchor's row.
+
+    Raises:
+        ValueError: a number in it is out of range.
+    """
+    agent, weight, offset = row["agent"], float(row["weight"]), int(row["offset"])
+    if not isinstance(agent, str) or not isinstance(row["place"], str):
+        raise ValueError(f"the slot of an anchor is no text: {agent!r}")
+    if not (math.isfinite(weight) and 0 < weight <= 1e6 and 0 <= offset < 1 << 31 and 0 <= int(row["hits"]) < 1 << 62):
+        raise ValueError(f"an anchor with weight {weight} and offset {offset} is out of range")
+    warmed = bool(row.get("warmed", agent.endswith(_WARMED)))
+    return Row(agent.removesuffix(_WARMED), row["place"], weight, offset, int(row["hits"]), warmed)
 
 
 def _added_since(manifest: Path, data: Path) -> dict[str, Any]:
