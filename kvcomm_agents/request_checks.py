@@ -12,7 +12,8 @@ from .json_values import json_object
 
 ToolChoice = Literal["auto", "required", "none"]
 
-_GREEDY_BELOW = 1e-5  # what divides logits by less leaves no number to draw by
+# What divides logits by less, or by more, leaves no numbers to draw by.
+_GREEDY_BELOW, _HOTTEST = 1e-5, 1e6
 _LARGEST_ID = (1 << 31) - 1
 
 
@@ -33,7 +34,7 @@ _SECONDS = checks.number(0, TIMEOUT_MAX, "a number of seconds, 0 or more")
 
 
 def _temperature(value: Any) -> float:
-    temperature = checks.number(0, want="a number, 0 (greedy) or more")(value)
+    temperature = checks.number(0, _HOTTEST, f"a number, 0 (greedy) or more, at most {_HOTTEST:.0f}")(value)
     return 0.0 if temperature < _GREEDY_BELOW else float(temperature)
 
 
@@ -78,7 +79,7 @@ SAMPLING: dict[str, Check] = {
     "top_p": checks.optional(checks.number(0, 1, "in (0, 1]", above=True)),
     "top_k": checks.optional(checks.whole(1)),
     "min_p": checks.optional(checks.number(0, 1, "in [0, 1]")),
-    "repetition_penalty": checks.optional(checks.number(0, want="a number, more than 0", above=True)),
+    "repetition_penalty": checks.optional(checks.number(1e-3, 1e3, "a number from 0.001 to 1000, 1 for none")),
     "seed": checks.optional(checks.whole(-(1 << 63), (1 << 64) - 1)),
     "stop": checks.texts,
 }

@@ -48,11 +48,11 @@ def without(good: Mapping[str, Any], *names: str) -> dict[str, Any]:
 GOOD: dict[type, dict[str, dict[str, Any]]] = {
     SamplingParams: {
         "max_tokens": NONE | ONE_UP,
-        "temperature": AMOUNT,
+        "temperature": without(AMOUNT, "1e308", "2**64"),
         "top_p": NONE | without(SHARE, "0"),
         "top_k": NONE | ONE_UP,
         "min_p": NONE | SHARE,
-        "repetition_penalty": NONE | without(AMOUNT, "0"),
+        "repetition_penalty": NONE | without(AMOUNT, "0", "1e308", "2**64"),
         "seed": NONE | COUNT | {"-1": -1},
         "stop": WORDS,
     },
