@@ -73,7 +73,7 @@ class EngineCore:
         self.backend.spare_bytes = self.budget.spare
         self.prefixes = PrefixCache(layout.device, self.budget.prefixes, self.budget.host_prefixes)
         self.calibration = find_calibration(loaded.name, reuse.calibration)
-        self.namespaces = Namespaces(self._recall, self.budget, self._save_one)
+        self.namespaces = Namespaces(self._recall, self.budget, self._leave)
         self.policy = Policy(self.prefixes, reuse, layout, self.backend.capabilities, self.namespaces)
         self._measurements = Measurements(
             self.backend, self.prefixes, reuse, self.namespaces, self._audited, self.policy.afford
@@ -280,6 +280,13 @@ class EngineCore:
         if self.config.memory_folder is not None:
             namespace.save(self._folder(self.config.memory_folder, namespace.namespace))
 
+    def _leave(self, namespace: Namespace) -> None:
+        """A namespace has to go: save it. One that cannot be saved goes all the same."""
+        try:
+            self._save_one(namespace)
+        except Exception:
+            logger.exception("what %s has learned could not be saved, and is lost", namespace.namespace)
+
     def memory(self) -> tuple[MemoryPart, ...]:
         """What each part of the budget holds. May be called from any thread."""
         prefixes, learned = self.prefixes.stats(), self.namespaces.sizes()
@@ -377,6 +384,8 @@ class EngineCore:
                 made.load(folder)
             except SavedMemoryError as error:
                 logger.error("starting with an empty memory: %s", error)
+            except Exception:  # whatever is wrong with a file must fail no request
+                logger.exception("starting with an empty memory: %s cannot be read", folder)
         return made
 
     def _folder(self, root: str, namespace: str) -> Path:

@@ -84,8 +84,8 @@ class IdleScheduler:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that waiting work keeps alive."""
-        return sum(work.nbytes for line in self._lines for work in line.waiting)
+        """Bytes that waiting work keeps alive. Thread-safe."""
+        return sum(work.nbytes for line in self._lines for work in line.waiting.copy())
 
     @property
     def seconds(self) -> float:

@@ -391,7 +391,7 @@ def test_one_namespace_that_cannot_be_saved_does_not_keep_the_others(speaker: Lo
         within(lambda name=name: chain(engine, QUESTIONS[0], namespace=name))
 
     def spoil(core: Any) -> None:
-        core.policy.namespace("b").corrections.save = Raising(RecursionError)
+        core.namespaces.get("b").corrections.save = Raising(RecursionError)
 
     engine.inspect(spoil)
     with pytest.raises(RecursionError):
@@ -512,7 +512,7 @@ def held(engine: Engine) -> list[object]:
     """All that is left of any request."""
     core = engine.inspect(lambda core: core)
     nodes = [engine.stats.nodes] if engine.stats.nodes else []
-    return [*nodes, *(name for name, _ in core.policy.namespaces()), *([engine.idle] if len(core.idle) else [])]
+    return [*nodes, *(name for name, _ in core.namespaces), *([engine.idle] if len(core.idle) else [])]
 
 
 def test_what_an_observer_forgets_does_not_come_back(learned: Engine) -> None:
@@ -538,16 +538,19 @@ def test_what_an_observer_forgets_does_not_come_back(learned: Engine) -> None:
 
 
 def test_what_an_embedder_forgets_does_not_come_back(speaker: LoadedModel) -> None:
-    engine = made(speaker, mode="auto")
-    for question in QUESTIONS[:2]:
-        within(lambda question=question: chain(engine, question))
+    engine = made(speaker, mode="corrected")
     forgotten = threading.Event()
 
     def make(core: Any) -> None:
         core._made_embedder = Embedder(lambda: (engine.forget(), forgotten.set()))
 
+    for question in QUESTIONS[:2]:
+        within(lambda question=question: chain(engine, question))
     engine.inspect(make)
-    within(lambda: call(engine, "solver", f"Q: {QUESTIONS[3]}\nA:"))
+    for question in QUESTIONS[2:]:
+        for agent in ("solver", "critic"):
+            if not forgotten.is_set():
+                within(lambda agent=agent, question=question: call(engine, agent, f"Q: {question}\nA:"))
     assert within(lambda: engine.wait_idle(5))
     assert forgotten.is_set()
     assert held(engine) == []
