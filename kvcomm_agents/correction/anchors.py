@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from ..kv.slot import Slot
 from ..log import get_logger
 from .base import Example
 from .flat import owned
-from .saved.anchor_file import read_anchors, write_anchors
+from .saved.anchor_file import Snapshot, read_anchors
 from .saved.manifest import Owner
 
 logger = get_logger(__name__)
@@ -130,20 +130,29 @@ class AnchorPool:
             self._anchors = [a for a in self._anchors if agent is not None and a.slot.agent != agent]
             self._bytes = sum(anchor.example.nbytes for anchor in self._anchors)
 
-    def save(self, folder: Path, extra: dict[str, Tensor] | None = None, owner: Owner | None = None) -> None:
+    def snapshot(self, extra: Mapping[str, Tensor] | None = None, owner: Owner | None = None) -> Snapshot:
+        """All that there is, to be written.
+
+        Args:
+            extra: more tensors to keep with the pool, such as a corrector's state. Not copied.
+            owner: says more than the fingerprint of whose it is.
+        """
+        with self._lock:
+            anchors = [(a.slot, a.example, a.hits) for a in self._anchors]  # examples never change
+        return Snapshot(owner or Owner(self.fingerprint), anchors, extra or {})
+
+    def save(self, folder: Path, extra: Mapping[str, Tensor] | None = None, owner: Owner | None = None) -> None:
         """Write everything to a folder, atomically: a crash leaves the old state or the new.
 
         Args:
             folder: made if missing.
-            extra: more tensors to keep with the pool, such as a corrector's state.
-            owner: says more than the fingerprint of whose it is.
+            extra: as in `snapshot`.
+            owner: as in `snapshot`.
 
         Raises:
             SavedMemoryError: it could not be written; what was saved before is still whole.
         """
-        with self._lock:
-            anchors = [(a.slot, a.example, a.hits) for a in self._anchors]
-        write_anchors(folder, owner or Owner(self.fingerprint), anchors, extra or {})
+        self.snapshot(extra, owner).write(folder)
 
     @classmethod
     def load(cls, folder: Path, fingerprint: str, budget: int = GiB) -> tuple[AnchorPool, dict[str, Tensor]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from .anchors import AnchorPool
 from .base import Example
 from .linear import LinearConfig, LinearCorrector
 from .readers import Readers
+from .saved.anchor_file import Snapshot
 from .saved.manifest import WARMED, Owner
 
 _PREPARED = 256  # corrections kept for spans about to be read
@@ -112,13 +114,9 @@ class SpanCorrector:
         for key in [key for key in self._prepared if key[1].agent in (agent, agent + WARMED)]:
             del self._prepared[key]
 
-    def save(self, folder: Path, extra: dict[str, Tensor], owner: Owner) -> None:
-        """Write anchors and maps, and `extra` with them.
-
-        Raises:
-            SavedMemoryError: it could not be written; what was saved before is still whole.
-        """
-        self.pool.save(folder, {**self.linear.state(), **extra}, owner)
+    def snapshot(self, extra: Mapping[str, Tensor], owner: Owner) -> Snapshot:
+        """Anchors and maps as they are now, and `extra` with them, to be written."""
+        return self.pool.snapshot({**self.linear.state(), **extra}, owner)
 
     @classmethod
     def load(

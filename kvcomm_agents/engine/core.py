@@ -19,6 +19,7 @@ from ..backend import Generation
 from ..backends.transformers.backend import TransformersBackend
 from ..config import EngineConfig
 from ..correction.embedding import Embedder, make_embedder
+from ..correction.saved.anchor_file import Snapshot
 from ..errors import ContextLengthError, EngineClosedError, PromptError, SavedMemoryError
 from ..kv.block import Capture, KVBlock
 from ..kv.budget import make_budget
@@ -42,6 +43,7 @@ from .active import ActiveRequest
 from .answer import Answer
 from .idle import IdleScheduler
 from .job import Job
+from .saving import Unsaved, write_all
 from .warmup import Warmup, WarmWork
 
 logger = get_logger(__name__)
@@ -261,31 +263,34 @@ class EngineCore:
         self.prefixes.clear(namespace)
         self.namespaces.forget(namespace)
 
+    def unsaved(self) -> list[Unsaved]:
+        """What every namespace has learned, to be written to the configured folder."""
+        root = self.config.memory_folder
+        return [self._unsaved(namespace, root) for _, namespace in self.namespaces] if root is not None else []
+
     def save(self) -> None:
         """Write what every namespace has learned to the configured folder.
 
-        One that cannot be written keeps no other from it; its error is raised in the end, the first of several.
+        Raises:
+            SavedMemoryError: it could not be written; what was saved before is still whole.
         """
-        failed = list[BaseException]()
-        for _, namespace in self.namespaces:
-            try:
-                self._save_one(namespace)
-            except BaseException as error:
-                logger.exception("what %s has learned could not be saved", namespace.namespace)
-                failed.append(error)
-        if failed:
-            raise failed[0]
+        write_all(self.unsaved())
 
-    def _save_one(self, namespace: Namespace) -> None:
-        if self.config.memory_folder is not None:
-            namespace.save(self._folder(self.config.memory_folder, namespace.namespace))
+    def _unsaved(self, namespace: Namespace, root: str) -> Unsaved:
+        snapshot: Snapshot | BaseException
+        try:
+            snapshot = namespace.snapshot()
+        except BaseException as error:
+            snapshot = error
+        name, folder = namespace.namespace, self._folder(root, namespace.namespace)
+        return Unsaved(str(namespace), folder, snapshot, lambda: self.namespaces.find(name) is namespace)
 
     def _leave(self, namespace: Namespace) -> None:
         """A namespace has to go: save it. One that cannot be saved goes all the same."""
-        try:
-            self._save_one(namespace)
-        except Exception:
-            logger.exception("what %s has learned could not be saved, and is lost", namespace.namespace)
+        root = self.config.memory_folder
+        if root is not None:
+            with suppress(Exception):  # logged already
+                write_all([self._unsaved(namespace, root)])
 
     def memory(self) -> tuple[MemoryPart, ...]:
         """What each part of the budget holds. May be called from any thread."""

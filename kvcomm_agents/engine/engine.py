@@ -14,7 +14,7 @@ import threading
 import weakref
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from functools import cached_property
 from typing import TypeVar
 
@@ -37,6 +37,7 @@ from ..text.prompt import PromptRenderer
 from ..text.tool_format import CallFormat
 from .core import EngineCore
 from .job import Event, Job, Sink
+from .saving import Unsaved, write_all
 from .warmup import WarmReport, WarmWork
 from .worker import Worker
 
@@ -288,9 +289,9 @@ class Engine:
             self._have_done(self._worker.call(lambda core: core.forget(namespace)))
 
     def save(self) -> None:
-        """Write what was learned to `config.memory_folder`; `close` does this too.
+        """Write what was learned to `config.memory_folder`; `close` does this too. Requests are served meanwhile.
 
-        In a sink or an observer it is done afterwards, as with `forget`, and a failure is logged.
+        In a sink or an observer, on the engine's own thread, it is written by another one, and a failure is logged.
 
         Raises:
             ConfigError: no folder is configured.
@@ -298,8 +299,13 @@ class Engine:
         """
         if self.config.memory_folder is None:
             raise ConfigError("there is nowhere to save to; set memory_folder in EngineConfig")
-        if self._worker.core:
-            self._have_done(self._worker.call(lambda core: core.save()))
+        if not self._worker.core:
+            return
+        unsaved = self._worker.call(lambda core: core.unsaved())
+        if not self._worker.is_current:
+            write_all(unsaved.result())
+        else:
+            threading.Thread(target=_write_later, args=(unsaved,), name=f"kvcomm saves {self.name}").start()
 
     def wait_idle(self, timeout_s: float | None = None) -> bool:
         """Wait until every request is answered and learned from; whether that came in time.
@@ -387,6 +393,11 @@ def find_engine(model: str, config: EngineConfig) -> Engine | None:
 
 def _post(loop: asyncio.AbstractEventLoop, events: asyncio.Queue[Event], event: Event) -> None:
     loop.call_soon_threadsafe(events.put_nowait, event)
+
+
+def _write_later(unsaved: Future[list[Unsaved]]) -> None:
+    with suppress(Exception):  # logged already, or the engine was closed, which saves
+        write_all(unsaved.result())
 
 
 def _log_failure(done: Future[None]) -> None:

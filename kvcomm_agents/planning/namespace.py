@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from rich.filesize import decimal
 
 from ..config import GiB, ReuseConfig
 from ..correction.embedding import Embedder
+from ..correction.saved.anchor_file import Snapshot
 from ..correction.saved.manifest import GUARD, MANIFEST, UNKNOWN, Owner
 from ..correction.span_corrector import SpanCorrector
 from ..correction.static_text import StaticText
@@ -204,19 +204,13 @@ class Namespace:
                     self._embed(span)
                     self.corrections.prepare(span, slot)
 
-    def save(self, folder: Path) -> None:
-        """Write anchors, maps and audits; spans are not kept, they come again with the next prompts.
-
-        Raises:
-            SavedMemoryError: it could not be written; what was saved before is still whole.
-        """
-        started = time.perf_counter()
+    def snapshot(self) -> Snapshot:
+        """Anchors, maps and audits, to be written; spans are not kept, they come again with the next prompts."""
         owner = Owner(self.fingerprint, self.model, self.tokenizer, self.namespace)
-        self.corrections.save(folder, {GUARD: self.guard.state()}, owner)
-        logger.info("saved %s to %s in %.2f s", self, folder, time.perf_counter() - started)
+        return self.corrections.snapshot({GUARD: self.guard.state()}, owner)
 
     def load(self, folder: Path) -> None:
-        """Take over what `save` wrote; nothing happens if the folder holds nothing.
+        """Take over what a snapshot wrote; nothing happens if the folder holds nothing.
 
         Raises:
             SavedMemoryError: what is there is damaged or of another model; this memory stays as it was.

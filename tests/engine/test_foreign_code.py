@@ -391,7 +391,7 @@ def test_one_namespace_that_cannot_be_saved_does_not_keep_the_others(speaker: Lo
         within(lambda name=name: chain(engine, QUESTIONS[0], namespace=name))
 
     def spoil(core: Any) -> None:
-        core.namespaces.get("b").corrections.save = Raising(RecursionError)
+        core.namespaces.get("b").corrections.snapshot = Raising(RecursionError)
 
     engine.inspect(spoil)
     with pytest.raises(RecursionError):

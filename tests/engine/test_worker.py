@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 from two_agents import QUESTIONS, chain, made, make_speaker
 
-from kvcomm_agents import Completion, Message, Request, RequestReport, SamplingParams, TextChunk
+from kvcomm_agents import (
+    Completion,
+    EngineConfig,
+    Message,
+    Request,
+    RequestReport,
+    ReuseConfig,
+    SamplingParams,
+    TextChunk,
+)
+from kvcomm_agents.correction.saved.manifest import locked
 from kvcomm_agents.engine.engine import Engine
 from kvcomm_agents.errors import (
     ConfigError,
@@ -208,6 +221,44 @@ def test_an_observer_that_closes_the_engine_is_told_of_all_that_was_asked(speake
     assert isinstance(found[1][-1], EngineClosedError)
     engine.close()
     assert told == ["length", "error", "closed"]
+
+
+def test_no_request_waits_for_a_save_that_waits_for_another_process(speaker: LoadedModel, tmp_path: Path) -> None:
+    engine = Engine(speaker, EngineConfig(reuse=ReuseConfig(min_placed=12), memory_folder=str(tmp_path)))
+    for name in ("kept", "forgotten"):
+        chain(engine, QUESTIONS[0], namespace=name)
+    engine.save()
+    folders = {json.loads(path.read_text())["namespace"]: path.parent for path in tmp_path.glob("*/anchors.json")}
+    assert folders.keys() == {"kept", "forgotten"}
+    for folder in folders.values():
+        shutil.rmtree(folder)
+    with ThreadPoolExecutor(1) as pool:
+        with locked(folders["kept"]):  # as another process would hold it
+            saving = pool.submit(engine.save)
+            assert engine.generate(request("meanwhile")).token_ids
+            engine.forget("forgotten")
+            assert not saving.done()
+        saving.result(10)
+    assert folders["kept"].is_dir()
+    assert not folders["forgotten"].exists(), "what was forgotten is not written afterwards"
+    engine.close()
+
+
+def test_an_observer_may_save(speaker: LoadedModel, tmp_path: Path) -> None:
+    engine = Engine(speaker, EngineConfig(reuse=ReuseConfig(min_placed=12), memory_folder=str(tmp_path)))
+
+    class Saving:
+        def on_request(self, report: RequestReport) -> None:
+            engine.save()
+
+        def on_audit(self, report: AuditReport) -> None: ...
+
+        def close(self) -> None: ...
+
+    engine.observe(Saving())
+    chain(engine, QUESTIONS[0])
+    assert until(lambda: bool(list(tmp_path.glob("*/anchors.json"))))
+    engine.close()
 
 
 # Event loops.

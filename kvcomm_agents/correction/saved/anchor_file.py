@@ -11,7 +11,8 @@ import contextlib
 import hashlib
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -29,20 +30,34 @@ Saved = tuple[Slot, Example, int]
 """A slot, an example at it, and how often it was found."""
 
 
-def write_anchors(folder: Path, owner: Owner, anchors: Sequence[Saved], extra: dict[str, Tensor]) -> None:
-    """Write all of them, atomically.
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """What is to be saved, as it was at one moment: it may be written on any thread, while learning goes on.
 
-    Raises:
-        SavedMemoryError: they could not be written, for want of room say; what the folder held still loads.
+    Args:
+        owner: whose it is.
+        anchors: all of them.
+        extra: more tensors to keep with them, such as a corrector's state.
     """
-    try:
-        with locked(folder):
-            _write(folder, owner, anchors, extra)
-    except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
-        raise SavedMemoryError(f"the anchors could not be saved to {folder}: {error}") from error
+
+    owner: Owner
+    anchors: Sequence[Saved]
+    extra: Mapping[str, Tensor]
+
+    def write(self, folder: Path) -> None:
+        """Write it to a folder, made if missing, atomically. Waits for other processes that save there.
+
+        Raises:
+            SavedMemoryError: it could not be written, for want of room say; what the folder held still loads.
+        """
+        try:
+            with locked(folder):
+                _write(folder, self.owner, self.anchors, self.extra)
+        except (OSError, SafetensorError) as error:  # safetensors reports a full disk as its own error
+            raise SavedMemoryError(f"the anchors could not be saved to {folder}: {error}") from error
 
 
-def _write(folder: Path, owner: Owner, anchors: Sequence[Saved], extra: dict[str, Tensor]) -> None:
+def _write(folder: Path, owner: Owner, anchors: Sequence[Saved], extra: Mapping[str, Tensor]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {EXTRA + name: tensor.detach().cpu().contiguous().clone() for name, tensor in extra.items()}
     rows = []
@@ -76,7 +91,7 @@ def _write(folder: Path, owner: Owner, anchors: Sequence[Saved], extra: dict[str
 
 
 def read_anchors(folder: Path, fingerprint: str) -> tuple[list[Saved], dict[str, Tensor]]:
-    """Everything `write_anchors` wrote.
+    """Everything `Snapshot.write` wrote.
 
     Raises:
         SavedMemoryError: it is missing, damaged, of another version, or of another model; says which.
