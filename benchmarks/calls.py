@@ -146,3 +146,8 @@ def framed(
 def tokens_of(loaded: LoadedModel) -> Callable[[str], tuple[int, ...]]:
     """What makes token ids of a text, without special tokens."""
     return lambda text: tuple(loaded.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def text_of(loaded: LoadedModel, answer: Sequence[int]) -> str:
+    """An answer as an app passes it on: without special tokens and the white space around it."""
+    return str(loaded.tokenizer.decode(list(answer), skip_special_tokens=True)).strip()

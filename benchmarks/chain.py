@@ -20,7 +20,7 @@ from kvcomm_agents.models.loading import LoadedModel
 from kvcomm_agents.request import Message
 from kvcomm_agents.text.prompt import PromptRenderer
 
-from .calls import Call, cuts_of
+from .calls import Call, cuts_of, text_of
 from .kept import Kept
 from .team import QUESTION, Agent, Span
 
@@ -126,7 +126,7 @@ class Chain:
                 if piece.shared:
                     spans.setdefault(piece.name, ids[piece.start : piece.stop])
             spans[agent.name] = output
-            texts[agent.name] = str(self.loaded.tokenizer.decode(list(output), skip_special_tokens=True)).strip()
+            texts[agent.name] = text_of(self.loaded, output)
         if not known:
             self._kept.add({"question": key, "answers": answers})
         return instances

@@ -41,6 +41,7 @@ SETS: dict[str, QuestionSet] = {
         ("openai/openai_humaneval", "openai_humaneval", "test"),
         lambda row: f"Complete this Python function.\n{str(row['prompt']).strip()}",
     ),
+    "mt_bench": QuestionSet("mt_bench.jsonl.gz", None, lambda row: str(row["turns"][0]).strip()),
     "musique": QuestionSet("musique.jsonl.gz", None, _question),
     "autogen": QuestionSet("whowhen_autogen.jsonl.gz", None, _question),
     "magentic": QuestionSet("whowhen_magentic.jsonl.gz", None, _question),

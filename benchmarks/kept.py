@@ -1,6 +1,7 @@
 """Kept: what long runs measured, on disk row by row, so that a killed run goes on where it stopped.
 
-Every row carries a hash of the code that it was measured with. Rows of other code are left alone and not used.
+Every row carries a hash of the code that it was measured with. Rows of other code are left alone and not used. What a
+model says when it is prefilled densely is its own and no code's: such rows are kept for all code.
 """
 
 from __future__ import annotations
@@ -40,12 +41,21 @@ class Kept:
         setting: all that rows depend on beside the code; a value whose `repr` says everything.
         key: fields of a row that tell it from the others.
         say: is told what is used again and what is not.
+        code: packages whose code rows depend on, `CODE` if left out; empty if rows depend on the setting alone.
     """
 
-    def __init__(self, name: str, setting: object, key: tuple[str, ...], say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        setting: object,
+        key: tuple[str, ...],
+        say: Callable[[str], None],
+        code: tuple[Path, ...] | None = None,
+    ) -> None:
         digest = hashlib.blake2b(repr(setting).encode(), digest_size=8).hexdigest()
         self.file = cache_root() / "bench" / f"{name}-{digest}.jsonl"
-        self._code, self._key = sources(CODE), key
+        code = CODE if code is None else code
+        self._code, self._key = sources(code), key
         text = self.file.read_text(encoding="utf-8") if self.file.is_file() else ""
         self._cut_off = text != "" and not text.endswith("\n")
         lines = list(_lines(text))
@@ -54,7 +64,8 @@ class Kept:
         if stale := len(lines) - len(own):
             say(f"{name}: {stale} rows on disk were measured with other code and are not used")
         if own:
-            say(f"{name}: {len(own)} rows of an earlier run with this code and these settings are used again")
+            same = "this code and these settings" if code else "these settings"
+            say(f"{name}: {len(own)} rows of an earlier run with {same} are used again")
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Keep a row, so that it is there if the process dies right after."""

@@ -200,6 +200,36 @@ class NumericsOptions(ModelOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlayOptions(DataOptions):
+    """An app whose calls are served in order from a cold start."""
+
+    mode: Annotated[str, typer.Option(help="auto, corrected, exact or off.")] = "auto"
+    busy: Annotated[bool, typer.Option("--busy", help="Never do idle work; else all of it, after every call.")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class EconomyOptions(PlayOptions):
+    """What reuse saves an app from its first call on, with all hidden work charged, and its true divergence."""
+
+    team: Annotated[
+        str, typer.Option(help="math, rag, code, edit, desk, five, autogen, magentic, by commas; all if left out.")
+    ] = ""
+    questions: Annotated[int, typer.Option(min=1, help="Requests of each; of autogen and magentic, logs.")] = 8
+    limit: Annotated[int, typer.Option(min=16, help="A log ends where a context is longer.")] = 2200
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChangedOptions(PlayOptions):
+    """Prompts of which a few words differ from the one before: clocks, tools in another order, sliding windows."""
+
+    cases: Annotated[
+        str, typer.Option(help="clock, worker, tools, documents, example, summary, window; all if left out.")
+    ] = ""
+    prompts: Annotated[int, typer.Option(min=2, max=8, help="Of each; the first one is not counted.")] = 5
+    max_tokens: Annotated[int, typer.Option(min=1, help="Of an answer.")] = 24
+
+
+@dataclass(frozen=True, kw_only=True)
 class AppsOptions(NameOptions):
     """What is found and placed in LangChain apps, from their second run on."""
 

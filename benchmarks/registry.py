@@ -39,6 +39,8 @@ BENCHMARKS = (
     Benchmark("rag", options.RagOptions, "rag", "warm:plot_rag"),
     Benchmark("warm", options.WarmOptions, "packs", "warm:plot_packs"),
     Benchmark("numerics", options.NumericsOptions, "numerics", "warm:plot_numerics"),
+    Benchmark("economy", options.EconomyOptions, "economy"),
+    Benchmark("changed", options.ChangedOptions, "changed"),
     Benchmark("apps", options.AppsOptions, "apps"),
     Benchmark("serve", options.ServeOptions, "serve"),
 )

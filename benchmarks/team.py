@@ -1,9 +1,12 @@
-"""The agents of the measured chain, and the prompts they read."""
+"""Agents and the prompts they read: what a team is made of, and the measured chain."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from .data import load_questions
 
 QUESTION = "question"
 """Name of the span that holds what was asked; every other span is named by the agent that wrote it."""
@@ -29,6 +32,30 @@ class Agent:
     name: str
     system: str
     user: tuple[str | Span, ...]
+
+
+Texts = Callable[[int, Path | None], Sequence[Mapping[str, str]]]
+"""Gives so many requests, with data from a folder (see `data.load_rows`): what stands in their spans, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Team:
+    """Agents that answer one after the other, and what they are asked.
+
+    Args:
+        name: who.
+        agents: in the order in which they answer; one may read what those before it wrote.
+        texts: the spans of each request that no agent writes.
+    """
+
+    name: str
+    agents: tuple[Agent, ...]
+    texts: Texts
+
+
+def questions_of(name: str) -> Texts:
+    """Requests of one question each, from a set of `data.SETS`."""
+    return lambda count, folder: [{QUESTION: text} for text in load_questions(name, count, folder)]
 
 
 @dataclass(frozen=True, slots=True)
