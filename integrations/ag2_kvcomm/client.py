@@ -56,6 +56,7 @@ class KVCommClient(LLMClient):
 
         Raises:
             ConfigError: an option or a tool that cannot be had here.
+            IncompleteAnswerError: a response of the schema was cut off by `max_tokens` or a stop string.
             RequestError: see `kvcomm_agents.errors`.
         """
         prompt, options = list(context.prompt), dict(self._call_options)
@@ -75,7 +76,7 @@ class KVCommClient(LLMClient):
             conversation=str(context.stream.id),
         )
         engine = self._settings.engine(options.get("model"))
-        answer = await self._answer(engine, request, context)
+        answer = (await self._answer(engine, request, context)).whole()
         message = ModelMessage(answer.text, metadata=answer.metadata) if answer.text else None
         if message is not None:
             await context.send(message)

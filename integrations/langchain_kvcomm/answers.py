@@ -12,7 +12,7 @@ from kvcomm_agents.entrypoints.clients.answers import AnswerReader, read_answer
 from kvcomm_agents.request import Completion, Request, TextChunk
 
 from .messages import to_response_metadata, to_usage
-from .tools import to_call_chunk, to_tool_calls
+from .tools import to_call_chunk, to_cut_chunks, to_tool_calls
 
 if TYPE_CHECKING:
     from kvcomm_agents.engine.engine import Engine
@@ -52,9 +52,10 @@ class Streamed:
                 calls = [to_call_chunk(piece) for piece in pieces]
                 yield ChatGenerationChunk(message=AIMessageChunk(content=text, tool_call_chunks=calls))
             return
-        rest, answer = self._reader.finish(event)
-        if rest:
-            yield ChatGenerationChunk(message=AIMessageChunk(content=rest))
+        rest, pieces, answer = self._reader.finish(event)
+        calls = [*map(to_call_chunk, pieces), *to_cut_chunks(answer.calls)]
+        if rest or calls:
+            yield ChatGenerationChunk(message=AIMessageChunk(content=rest, tool_call_chunks=calls))
         message = AIMessageChunk(
             content="",
             usage_metadata=to_usage(event),

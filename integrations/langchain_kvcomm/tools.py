@@ -12,7 +12,7 @@ from langchain_core.utils.function_calling import convert_to_json_schema, conver
 
 from kvcomm_agents.entrypoints.clients import options as asked
 from kvcomm_agents.request import ToolSpec
-from kvcomm_agents.text.tool_calls import Call, CallPiece
+from kvcomm_agents.text.tool_calls import Call, CallPiece, unclosable
 
 AnyTool = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
 
@@ -53,3 +53,12 @@ def to_tool_calls(calls: Sequence[Call]) -> tuple[list[ToolCall], list[InvalidTo
 def to_call_chunk(piece: CallPiece) -> ToolCallChunk:
     """A piece of a call for a streamed message."""
     return tool_call_chunk(name=piece.name, args=piece.arguments, id=piece.id, index=piece.index)
+
+
+def to_cut_chunks(calls: Sequence[Call]) -> list[ToolCallChunk]:
+    """The ends of calls that were cut off: LangChain would complete their JSON, and they be run with what they have."""
+    return [
+        tool_call_chunk(name=None, args=unclosable(call.arguments), id=None, index=index)
+        for index, call in enumerate(calls)
+        if not call.complete
+    ]

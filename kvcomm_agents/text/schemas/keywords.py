@@ -123,7 +123,8 @@ def _limits(node: Node) -> tuple[Limit | None, Limit | None]:
             bounds.append((bound, node.schema.get(exclusive) is True))  # draft 4 has it so
         if not isinstance(node.schema.get(exclusive), bool) and (bound := _number(node, exclusive)) is not None:
             bounds.append((bound, True))
-        found.append(max(bounds, key=lambda limit, sign=sign: (sign * limit[0], limit[1]), default=None))
+        tightest = [bound for bound in bounds if sign * bound[0] == max(sign * other[0] for other in bounds)]
+        found.append((tightest[0][0], any(excluded for _, excluded in tightest)) if tightest else None)
     return found[0], found[1]
 
 
@@ -175,11 +176,12 @@ def _items(node: Node) -> tuple[int, tuple[Joint, ...], Joint | None]:
         items = (node.child("unevaluatedItems"),)
     least = 0
     if "contains" in schema:
-        least = _count(node, "minContains") if "minContains" in schema else 1
+        wanted = _count(node, "minContains")
+        least = 1 if wanted is None else wanted
         if prefix:
             raise Unsupported(node.where, f"has contains beside {key}, which answers cannot be made to follow")
-        prefix = tuple((*(items or ()), node.child("contains")) for _ in range(least or 0))
-    return least or 0, prefix, items
+        prefix = tuple((*(items or ()), node.child("contains")) for _ in range(least))
+    return least, prefix, items
 
 
 def _joints(node: Node, key: str) -> dict[str, Joint]:
