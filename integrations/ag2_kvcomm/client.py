@@ -25,7 +25,7 @@ from kvcomm_agents.entrypoints.clients.answers import Answer, stream_answer
 from kvcomm_agents.entrypoints.clients.settings import ClientSettings
 from kvcomm_agents.request import Request
 
-from .messages import to_messages, to_tools, to_usage
+from .messages import to_json_schema, to_messages, to_tools, to_usage
 
 if TYPE_CHECKING:
     from kvcomm_agents.engine.engine import Engine
@@ -63,7 +63,7 @@ class KVCommClient(LLMClient):
         if response_schema is not None:
             prompt += [response_schema.system_prompt] if response_schema.system_prompt else []
             if response_schema.json_schema:
-                schema = {"schema": response_schema.json_schema}
+                schema = {"schema": to_json_schema(response_schema)}
                 options["response_format"] = {"type": "json_schema", "json_schema": schema}
         specs = to_tools(tools)
         if not specs:

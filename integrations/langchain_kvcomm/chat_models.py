@@ -24,7 +24,7 @@ from .answers import Streamed, to_result
 from .messages import to_messages
 from .profile import find_profile
 from .settings import ChatSettings
-from .structured import Method, structured
+from .structured import PARSED, Method, structured
 from .tools import AnyTool, to_openai_tools, to_specs
 
 
@@ -116,7 +116,7 @@ class ChatKVComm(ChatSettings):
 
     def with_structured_output(
         self,
-        schema: dict[str, Any] | type | None = None,
+        schema: Any = None,
         *,
         method: Method = "json_schema",
         include_raw: bool = False,
@@ -126,7 +126,7 @@ class ChatKVComm(ChatSettings):
         """A model whose answers are objects of a schema; see `structured.structured`. Needs the extra `tools`.
 
         Raises:
-            ConfigError: an unknown method or keyword, or no schema.
+            ConfigError: an unknown method or keyword, or no schema, or one that says nothing.
             MissingExtraError: llguidance is not installed.
         """
         if kwargs:
@@ -145,7 +145,7 @@ class ChatKVComm(ChatSettings):
         **kwargs: Any,
     ) -> ChatResult:
         engine, request = self._prepare(messages, stop, run_manager, kwargs)
-        return to_result(engine.generate(request), request, engine)
+        return to_result(engine.generate(request), request, engine, parsed=PARSED in kwargs)
 
     async def _agenerate(
         self,
@@ -155,7 +155,7 @@ class ChatKVComm(ChatSettings):
         **kwargs: Any,
     ) -> ChatResult:
         engine, request = self._prepare(messages, stop, run_manager, kwargs)
-        return to_result(await engine.agenerate(request), request, engine)
+        return to_result(await engine.agenerate(request), request, engine, parsed=PARSED in kwargs)
 
     # Neither of the two below calls `run_manager.on_llm_new_token`: the base class does, for every chunk.
     # Both close the engine's stream themselves, because that is what cancels the request.
@@ -168,7 +168,7 @@ class ChatKVComm(ChatSettings):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         engine, request = self._prepare(messages, stop, run_manager, kwargs)
-        events, answer = engine.stream(request), Streamed(request, engine)
+        events, answer = engine.stream(request), Streamed(request, engine, parsed=PARSED in kwargs)
         try:
             for event in events:
                 yield from answer.chunks(event)
@@ -185,7 +185,7 @@ class ChatKVComm(ChatSettings):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         engine, request = self._prepare(messages, stop, run_manager, kwargs)
-        events, answer = engine.astream(request), Streamed(request, engine)
+        events, answer = engine.astream(request), Streamed(request, engine, parsed=PARSED in kwargs)
         try:
             async for event in events:
                 for chunk in answer.chunks(event):

@@ -8,18 +8,29 @@ from typing import Any
 from langchain_core.messages import InvalidToolCall, ToolCall
 from langchain_core.messages.tool import ToolCallChunk, invalid_tool_call, tool_call, tool_call_chunk
 from langchain_core.tools import BaseTool
-from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from kvcomm_agents.entrypoints.clients import options as asked
 from kvcomm_agents.request import ToolSpec
 from kvcomm_agents.text.tool_calls import Call, CallPiece, unclosable
+
+from .schemas import answer_schema, json_schema
 
 AnyTool = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
 
 
 def to_openai_tools(tools: Sequence[AnyTool], *, strict: bool | None = None) -> list[dict[str, Any]]:
     """Tools in OpenAI's form, whatever they are: functions, classes, dicts, LangChain's own."""
-    return [convert_to_openai_tool(dict(t) if isinstance(t, Mapping) else t, strict=strict) for t in tools]
+    return [_to_openai_tool(tool, strict) for tool in tools]
+
+
+def _to_openai_tool(tool: AnyTool, strict: bool | None) -> dict[str, Any]:
+    if isinstance(tool, Mapping):
+        return convert_to_openai_tool(dict(tool), strict=strict)
+    parameters = json_schema(tool, strict=strict)
+    about = {"name": parameters.pop("title"), "description": parameters.pop("description", "")}
+    function = {**about, "parameters": parameters, **({} if strict is None else {"strict": strict})}
+    return {"type": "function", "function": function}
 
 
 def to_specs(tools: Sequence[AnyTool]) -> tuple[ToolSpec, ...]:
@@ -33,7 +44,10 @@ def to_specs(tools: Sequence[AnyTool]) -> tuple[ToolSpec, ...]:
 
 def to_response_format(asked_for: Any) -> Mapping[str, Any] | None:
     """A `response_format` as a dict: a class or function is brought into JSON schema."""
-    return asked_for if asked_for is None or isinstance(asked_for, Mapping) else convert_to_json_schema(asked_for)
+    if asked_for is None or isinstance(asked_for, Mapping):
+        return asked_for
+    asked_schema = answer_schema(asked_for)
+    return {"type": "json_schema", "json_schema": {"name": asked_schema.name, "schema": asked_schema.schema}}
 
 
 def to_tool_calls(calls: Sequence[Call]) -> tuple[list[ToolCall], list[InvalidToolCall]]:

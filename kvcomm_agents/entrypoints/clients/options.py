@@ -7,6 +7,7 @@ from typing import Any
 
 from ...errors import ConfigError
 from ...request import Constraint, ToolChoice, ToolSpec
+from ...text.schemas.branch import TYPES
 
 _WORDS: dict[Any, ToolChoice] = {
     None: "auto",
@@ -17,6 +18,12 @@ _WORDS: dict[Any, ToolChoice] = {
     True: "required",
     False: "none",
 }
+
+_SAYING = frozenset(
+    {"properties", "additionalProperties", "patternProperties", "items", "prefixItems", "enum", "const"}
+    | {"$ref", "anyOf", "oneOf", "allOf"}
+)
+"""Keywords by which a JSON schema says what a value is to be, beside `type`."""
 
 
 def to_specs(tools: Sequence[Mapping[str, Any]]) -> tuple[ToolSpec, ...]:
@@ -71,24 +78,31 @@ def to_schema(response_format: Mapping[str, Any] | type | None) -> tuple[dict[st
     if response_format is None:
         return None, False
     if isinstance(response_format, type):
-        schema_of = getattr(response_format, "model_json_schema", None)
-        if schema_of is None:
+        if not hasattr(response_format, "model_json_schema"):
             raise ConfigError(f"response_format={response_format.__name__} is a class without a JSON schema")
-        return dict(schema_of()), True
+        from .pydantic_schemas import schema_of  # there is pydantic, if there is a class of it
+
+        return schema_of(response_format), True
     kind = response_format.get("type")
     if kind == "text":
         return None, False
     if kind == "json_object":
         return dict(response_format.get("schema") or {"type": "object"}), False
-    if kind == "json_schema":
-        inner = response_format.get("json_schema")
-        if isinstance(inner, Mapping) and isinstance(inner.get("schema"), Mapping):
-            return dict(inner["schema"]), True
-    if kind in ("object", None) and ("properties" in response_format or "$ref" in response_format):
+    inner = response_format.get("json_schema") if kind == "json_schema" else response_format
+    if isinstance(inner, Mapping) and isinstance(inner.get("schema"), Mapping):
+        return dict(inner["schema"]), True
+    if is_schema(response_format):
         return dict(response_format), True
     raise ConfigError(
         f"response_format of type {kind!r} is none of text, json_object and json_schema, or has no schema"
     )
+
+
+def is_schema(given: Mapping[str, Any]) -> bool:
+    """Whether a dict is a JSON schema, and says what a value is to be."""
+    kinds = given.get("type")
+    kinds = kinds if isinstance(kinds, list) else [kinds]
+    return bool(given.keys() & _SAYING) or all(kind in TYPES for kind in kinds)
 
 
 def to_constraint(options: Mapping[str, Any], specs: Sequence[ToolSpec], max_string: int) -> Constraint | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from .branch import Branch
@@ -85,7 +86,7 @@ class Alternatives:
             if not left:
                 found = _crossed(found, [branch for _, option in options for branch in option])
             found = exclusive(left, self, node)
-        return found
+        return [_tagged(branch, node.schema.get("discriminator")) for branch in found]
 
     def _reference(self, node: Node) -> list[Branch]:
         target = self.document.follow(node)
@@ -115,6 +116,14 @@ class Alternatives:
         if not found:
             raise reason or Unsatisfiable(node.where, f"has no alternative in {key}")
         return found
+
+
+def _tagged(branch: Branch, discriminator: Any) -> Branch:
+    """A branch that says which alternative it is, where a `discriminator` names the property that does."""
+    name = discriminator.get("propertyName") if isinstance(discriminator, Mapping) else None
+    if not isinstance(name, str) or name not in branch.properties or name in branch.required:
+        return branch
+    return replace(branch, required=(*branch.required, name))
 
 
 def _crossed(some: list[Branch], others: list[Branch]) -> list[Branch]:

@@ -63,6 +63,7 @@ class Document:
     def __init__(self, schema: Mapping[str, Any]) -> None:
         self.root = Node(schema, "#")
         self._named = dict(_names(self.root, ""))
+        self._stored = {node.where.rpartition("/")[2]: node for node in _stored(self.root)}
         self._leads: dict[str, dict[str, Node]] = {}
 
     def follow(self, node: Node) -> Node:
@@ -83,7 +84,10 @@ class Document:
             if anchored is None:
                 raise Unsupported(node.where, f"refers to {reference!r}, which is not in the schema")
             return anchored
-        for key in fragment.split("/")[1:]:
+        keys = fragment.split("/")[1:]
+        if len(keys) == 2 and keys[0] in _STORES and keys[0] not in base.schema and keys[1] in self._stored:
+            return self._stored[keys[1]]  # some frameworks put whole schemas, with what they store, into others
+        for key in keys:
             key = unquote(key).replace("~1", "/").replace("~0", "~")
             try:
                 base = base.child(int(key) if isinstance(base.schema, list) else key)
@@ -148,6 +152,14 @@ def _children(node: Node) -> Iterator[Node]:
                 yield node.child(key)
     elif isinstance(node.schema, list):
         yield from (node.child(index) for index in range(len(node.schema)))
+
+
+def _stored(node: Node) -> Iterator[Node]:
+    """All that a schema and those below store to be referred to."""
+    for child in _children(node):
+        if child.where.rpartition("/")[0].rpartition("/")[2] in _STORES:
+            yield child
+        yield from _stored(child)
 
 
 def _references(node: Node) -> Iterator[Node]:

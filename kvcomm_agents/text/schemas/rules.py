@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -198,9 +197,9 @@ class Rules:
             count = self._count(others or ())
             if count is not None and count < least:
                 raise Unsatisfiable(branch.where, f"asks for {least} different items, and there are {count}")
-            most = min(most, math.inf if count is None else count)
+            most = most if count is None else min(most, count)
         self.shapes[name].arrays.append((tuple(first), other, branch.unique))
-        return array_body(first, other, least, int(most))
+        return array_body(first, other, least, most)
 
     def _count(self, joint: Joint) -> int | None:
         """How many values there are; `None` if they are not listed."""

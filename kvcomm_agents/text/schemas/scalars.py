@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from fractions import Fraction
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from .branch import Branch
 from .members import quoted
 from .patterns import FORMATS, checked, least_length, lengths_regex, quoted_regex
-from .refusals import Unsatisfiable, Unsupported
+from .refusals import Unsatisfiable, Unsupported, UnsupportedPattern
 from .terminals import Terminals
 
 _LONGEST = 65_536  # characters: no answer has room for more
@@ -41,13 +42,12 @@ def string_body(branch: Branch, max_string: int, terminals: Terminals) -> str:
         raise Unsupported(branch.where, f"has minLength={least}, and no answer is that long")
     patterns = [checked(pattern, branch.where) for pattern in branch.patterns]
     formats = [f"^(?:{FORMATS[name]})$" for name in branch.formats if name in FORMATS]
-    if formats and not patterns:
-        if most is None:
-            most = max(max_string, least, _SHORT)
-        expressions = [quoted_regex(pattern, branch.where) for pattern in formats]
-        if least or most < _LONG:
-            expressions.append(lengths_regex(least, most))
-        return terminals.of_regex(" & ".join(expressions), branch.where)
+    if formats:  # without characters to escape
+        most = max(max_string, least, _SHORT) if most is None else most
+        with contextlib.suppress(UnsupportedPattern):
+            expressions = [quoted_regex(pattern, branch.where) for pattern in [*formats, *patterns]]
+            expressions += [lengths_regex(least, most)] if least > 1 or most < _LONG else []
+            return terminals.of_regex(" & ".join(expressions), branch.where)
     if most is None:
         needed = max((least_length(pattern) for pattern in patterns), default=0)
         most = max(max_string, least, min(needed, _LONGEST))
