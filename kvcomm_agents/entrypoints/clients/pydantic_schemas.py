@@ -37,10 +37,9 @@ def schema_of(kind: Any, *, titles: bool = True) -> dict[str, Any]:
     is_model = isinstance(kind, type) and issubclass(kind, BaseModel)
     made: Any = kind.model_json_schema if is_model else TypeAdapter(kind).json_schema
     schema: dict[str, Any] = made(schema_generator=generator)
-    stored = schema.get("$defs", {})
+    stored: dict[str, dict[str, Any]] = schema.get("$defs", {})
     name = schema.get("$ref", "").removeprefix("#/$defs/")  # of a class that refers to itself
-    whole: dict[str, Any] = {**stored[name], "$defs": stored} if name in stored else schema
-    return whole
+    return {**stored[name], "$defs": stored} if name in stored else schema
 
 
 class WritableSchema(GenerateJsonSchema):
@@ -49,7 +48,8 @@ class WritableSchema(GenerateJsonSchema):
     def decimal_schema(self, schema: core_schema.DecimalSchema) -> JsonSchemaValue:
         """A number, of no more digits than it may have."""
         made = super().decimal_schema(schema)
-        number = next((option for option in made.get("anyOf", []) if option.get("type") == "number"), None)
+        options: list[JsonSchemaValue] = made.get("anyOf", [])
+        number = next((option for option in options if option.get("type") == "number"), None)
         if number is None:
             return made
         places, digits = schema.get("decimal_places"), schema.get("max_digits")
