@@ -8,6 +8,7 @@ KVCommError
 ├── RequestError             one request failed; the engine goes on
 │   ├── PromptError          messages that make no prompt      (also ValueError)
 │   ├── ConstraintError      a schema that makes no grammar    (also ValueError)
+│   ├── IncompleteAnswerError  a structured answer that was cut off (also ValueError)
 │   ├── ContextLengthError   longer than the model's context   (also ValueError)
 │   ├── RequestTimeoutError  ran out of its time               (also TimeoutError)
 │   ├── RequestCancelledError
@@ -57,6 +58,10 @@ class PromptError(RequestError, ValueError):
 
 class ConstraintError(RequestError, ValueError):
     """The schema or the tools make no grammar, or the answer left it; the message says where."""
+
+
+class IncompleteAnswerError(RequestError, ValueError):
+    """A structured answer was cut off before it was whole; the message says by what."""
 
 
 class ContextLengthError(RequestError, ValueError):

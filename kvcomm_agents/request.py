@@ -97,9 +97,11 @@ class Constraint:
         calls: `auto` lets the model speak or call the request's tools, `required` makes it call at
             once, `none` forbids calls; `None` where the request has no tools.
         tool: the only tool that may be called; `None` allows all of the request's.
-        parallel: several calls in one answer.
+        parallel: several calls in one answer, of different tools if a call is required.
         show_schema: the prompt says what the schema is.
         max_string: characters in a string for which the schema sets no bound.
+        repeats: the same call, or a required one of the same tool, may stand in an answer again.
+        barred: tools that may not be called, though the prompt names them.
 
     Raises:
         ConfigError: a field of another type, or out of range.
@@ -111,6 +113,8 @@ class Constraint:
     parallel: bool = True
     show_schema: bool = True
     max_string: int = 1024
+    repeats: bool = False
+    barred: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_fields(self, CONSTRAINT)

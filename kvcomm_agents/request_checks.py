@@ -92,4 +92,6 @@ CONSTRAINT: dict[str, Check] = {
     "parallel": checks.switch,
     "show_schema": checks.switch,
     "max_string": checks.whole(1, unit="character"),
+    "repeats": checks.switch,
+    "barred": checks.texts,
 }

@@ -73,6 +73,7 @@ class KVCommModelClient:
 
         Raises:
             ConfigError: an unknown option.
+            IncompleteAnswerError: `response_format` asks for JSON, and `max_tokens` or a stop string cut it off.
             RequestError: see `kvcomm_agents.errors`.
         """
         messages = from_openai(params.get("messages", ()))
@@ -84,7 +85,7 @@ class KVCommModelClient:
         answer = self._answer(engine, request, IOStream.get_default() if params.get("stream") else None)
         if self._on_report is not None:
             self._on_report(answer.completion.report)
-        return _to_completion(answer, engine.name)
+        return _to_completion(answer.whole(), engine.name)
 
     def _answer(self, engine: Engine, request: Request, out: Any) -> Answer:
         reader = AnswerReader(request, engine)
@@ -93,7 +94,7 @@ class KVCommModelClient:
                 if isinstance(event, TextChunk):
                     text, _ = reader.push(event)
                 else:
-                    text, answer = reader.finish(event)
+                    text, _, answer = reader.finish(event)
                 if text and out is not None:
                     out.send(StreamEvent(content=text))
         return answer

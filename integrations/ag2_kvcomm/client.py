@@ -25,7 +25,7 @@ from kvcomm_agents.entrypoints.clients.answers import Answer, stream_answer
 from kvcomm_agents.entrypoints.clients.settings import ClientSettings
 from kvcomm_agents.request import Request
 
-from .messages import to_messages, to_tools, to_usage
+from .messages import to_json_schema, to_messages, to_tools, to_usage
 
 if TYPE_CHECKING:
     from kvcomm_agents.engine.engine import Engine
@@ -56,13 +56,14 @@ class KVCommClient(LLMClient):
 
         Raises:
             ConfigError: an option or a tool that cannot be had here.
+            IncompleteAnswerError: a response of the schema was cut off by `max_tokens` or a stop string.
             RequestError: see `kvcomm_agents.errors`.
         """
         prompt, options = list(context.prompt), dict(self._call_options)
         if response_schema is not None:
             prompt += [response_schema.system_prompt] if response_schema.system_prompt else []
             if response_schema.json_schema:
-                schema = {"schema": response_schema.json_schema}
+                schema = {"schema": to_json_schema(response_schema)}
                 options["response_format"] = {"type": "json_schema", "json_schema": schema}
         specs = to_tools(tools)
         if not specs:
@@ -75,7 +76,7 @@ class KVCommClient(LLMClient):
             conversation=str(context.stream.id),
         )
         engine = await self._settings.aengine(options.get("model"))
-        answer = await self._answer(engine, request, context)
+        answer = (await self._answer(engine, request, context)).whole()
         message = ModelMessage(answer.text, metadata=answer.metadata) if answer.text else None
         if message is not None:
             await context.send(message)

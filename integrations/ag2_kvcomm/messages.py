@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from ag2.compact import CompactionSummary
 from ag2.events import (
@@ -15,13 +16,16 @@ from ag2.events import (
     ToolResultsEvent,
     Usage,
 )
+from ag2.response import ResponseProto, ResponseSchema
 from ag2.tools.final import FunctionToolSchema
 from ag2.tools.schemas import ToolSchema
 from fast_depends.library.serializer import SerializerProto
+from pydantic import BaseModel
 
 from kvcomm_agents.entrypoints.clients.answers import Answer
 from kvcomm_agents.entrypoints.clients.messages import call_turn, carried_tags
 from kvcomm_agents.entrypoints.clients.options import to_specs
+from kvcomm_agents.entrypoints.clients.pydantic_schemas import schema_of
 from kvcomm_agents.errors import PromptError
 from kvcomm_agents.request import Message, ToolSpec
 
@@ -73,6 +77,14 @@ def _openai(tool: ToolSchema) -> dict[str, object]:
     function = tool.function
     schema = {"type": "object", "properties": {}, **function.parameters}
     return {"function": {"name": function.name, "description": function.description, "parameters": schema}}
+
+
+def to_json_schema(schema: ResponseProto[Any]) -> dict[str, Any] | None:
+    """The JSON schema of a response; of a pydantic class, one of values that it reads."""
+    kind = schema.types if isinstance(schema, ResponseSchema) else None
+    if isinstance(kind, type) and issubclass(kind, BaseModel) and schema.json_schema:
+        return {key: value for key, value in schema_of(kind).items() if key in schema.json_schema}
+    return schema.json_schema
 
 
 def to_usage(answer: Answer) -> Usage:

@@ -86,7 +86,7 @@ class KVCommChatClient(
 
     async def _response(self, messages: Sequence[Message], options: Mapping[str, Any]) -> ChatResponse[Any]:
         engine, request = await self._request(messages, options)
-        answer = await aread_answer(await engine.agenerate(request), request, engine)
+        answer = (await aread_answer(await engine.agenerate(request), request, engine)).whole()
         said = [Content.from_text(answer.text, additional_properties=answer.tags)] if answer.text else []
         return ChatResponse(
             messages=[Message("assistant", [*said, *to_calls(answer)])],
@@ -108,7 +108,7 @@ class KVCommChatClient(
                 if isinstance(piece, str):
                     yield ChatResponseUpdate(contents=[Content.from_text(piece)], **told)
                     continue
-                usage = Content.from_usage(to_usage(piece))
+                usage = Content.from_usage(to_usage(piece.whole()))
                 yield ChatResponseUpdate(
                     contents=[*to_tags(piece), *to_calls(piece), usage],
                     finish_reason=_finish_reason(piece),

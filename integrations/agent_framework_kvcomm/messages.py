@@ -141,5 +141,14 @@ def to_tags(answer: Answer) -> list[Content]:
 
 
 def to_calls(answer: Answer) -> list[Content]:
-    """Calls as contents. One that was cut off keeps what it has: the framework tells the model so."""
-    return [Content.from_function_call(call.id, call.name, arguments=call.arguments) for call in answer.calls]
+    """Calls as contents. One that was cut off keeps what it has, and is not there to be run."""
+    return [
+        Content.from_function_call(
+            call.id,
+            call.name,
+            arguments=call.arguments,
+            informational_only=not call.complete,
+            exception=None if call.complete else answer.cut,
+        )
+        for call in answer.calls
+    ]

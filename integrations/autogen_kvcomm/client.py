@@ -132,6 +132,7 @@ class KVCommChatCompletionClient(ChatCompletionClient, Component[KVCommClientCon
 
         Raises:
             ConfigError: an option, choice or format that is none.
+            IncompleteAnswerError: `json_output` was asked for, and `max_tokens` or a stop string cut it off.
             RequestError: see `kvcomm_agents.errors`.
             asyncio.CancelledError: the token was cancelled.
         """
@@ -232,12 +233,17 @@ class KVCommChatCompletionClient(ChatCompletionClient, Component[KVCommClientCon
         return request, await self._settings.aengine(options.get("model"))
 
     def _finished(self, answer: Answer, event: type[LLMCallEvent | LLMStreamEndEvent], **more: Any) -> CreateResult:
-        """Count an answer, and log it as that kind of event."""
+        """Count an answer, and log it as that kind of event.
+
+        Raises:
+            IncompleteAnswerError: it was to be JSON, and was cut off.
+        """
         result, report = to_result(answer), answer.completion.report
         self._reports.append(report)
         usage: dict[str, Any] = {"prompt_tokens": report.prompt_tokens, "completion_tokens": report.output_tokens}
         self._usage = RequestUsage(**{name: getattr(self._usage, name) + count for name, count in usage.items()})
         event_logger.info(event(response=loggable(result), kvcomm=report.as_dict(), **usage, **more))
+        answer.whole()
         return result
 
 

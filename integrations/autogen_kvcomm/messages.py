@@ -23,8 +23,10 @@ from pydantic import BaseModel
 from kvcomm_agents.entrypoints.clients import options
 from kvcomm_agents.entrypoints.clients.answers import Answer
 from kvcomm_agents.entrypoints.clients.messages import call_turn, content_text, listed
+from kvcomm_agents.entrypoints.clients.pydantic_schemas import schema_of
 from kvcomm_agents.errors import ConfigError, PromptError
 from kvcomm_agents.request import Message, ToolSpec
+from kvcomm_agents.text.schemas.cycles import with_references
 
 _FINISH: dict[str, FinishReasons] = {"stop": "stop", "length": "length", "tool_calls": "function_calls"}
 
@@ -62,10 +64,15 @@ def to_openai(messages: Sequence[Message]) -> list[dict[str, Any]]:
 
 
 def to_tools(tools: Sequence[Tool | ToolSchema]) -> tuple[ToolSpec, ...]:
-    """Tools as the engine takes them."""
-    return options.to_specs(
-        [{"function": tool.schema if isinstance(tool, Tool) else tool} for tool in options.listed(tools)]
-    )
+    """Tools as the engine takes them. AutoGen's schemas of models that refer to themselves hold themselves."""
+    schemas = [tool.schema if isinstance(tool, Tool) else tool for tool in options.listed(tools)]
+    functions = [
+        {**schema, "parameters": with_references(schema.get("parameters") or {})}
+        if isinstance(schema, Mapping)
+        else schema
+        for schema in schemas
+    ]
+    return options.to_specs([{"function": function} for function in functions])
 
 
 def to_response_format(
@@ -88,7 +95,7 @@ def to_response_format(
     if json_output is True:
         return {"type": "json_object"}
     if isinstance(json_output, type) and issubclass(json_output, BaseModel):
-        schema = schemas.get(json_output.__name__) or json_output.model_json_schema()
+        schema = schemas.get(json_output.__name__) or schema_of(json_output)
         if all(any(f'"{name}"' in message.content for message in messages) for name in _names(schema)):
             return {"type": "json_object", "schema": schema}  # as in MagenticOne's ledger prompt
         return {"type": "json_schema", "json_schema": {"schema": schema}}

@@ -12,15 +12,27 @@ from kvcomm_agents.entrypoints.clients.answers import AnswerReader, read_answer
 from kvcomm_agents.request import Completion, Request, TextChunk
 
 from .messages import to_response_metadata, to_usage
-from .tools import to_call_chunk, to_tool_calls
+from .tools import to_call_chunk, to_cut_chunks, to_tool_calls
 
 if TYPE_CHECKING:
     from kvcomm_agents.engine.engine import Engine
 
 
-def to_result(completion: Completion, request: Request, engine: Engine) -> ChatResult:
-    """A whole answer."""
+def to_result(completion: Completion, request: Request, engine: Engine, *, parsed: bool = False) -> ChatResult:
+    """A whole answer.
+
+    Args:
+        completion: of the engine.
+        request: what was asked.
+        engine: who answered.
+        parsed: somebody reads a structured answer, and sees in its metadata that it was cut off.
+
+    Raises:
+        IncompleteAnswerError: a structured answer was cut off, and nobody would see.
+    """
     answer = read_answer(completion, request, engine)
+    if not parsed:
+        answer.whole()
     calls, invalid = to_tool_calls(answer.calls)
     message = AIMessage(
         content=answer.text,
@@ -38,23 +50,29 @@ class Streamed:
     Args:
         request: what was asked.
         engine: who answers.
+        parsed: as of `to_result`.
     """
 
-    def __init__(self, request: Request, engine: Engine) -> None:
-        self._model = engine.name
+    def __init__(self, request: Request, engine: Engine, *, parsed: bool = False) -> None:
+        self._model, self._parsed = engine.name, parsed
         self._reader = AnswerReader(request, engine)
 
     def chunks(self, event: TextChunk | Completion) -> Iterator[ChatGenerationChunk]:
-        """The chunks that an event of the engine makes."""
+        """The chunks that an event of the engine makes.
+
+        Raises:
+            IncompleteAnswerError: as `to_result`, at the end.
+        """
         if isinstance(event, TextChunk):
             text, pieces = self._reader.push(event)
             if text or pieces:
                 calls = [to_call_chunk(piece) for piece in pieces]
                 yield ChatGenerationChunk(message=AIMessageChunk(content=text, tool_call_chunks=calls))
             return
-        rest, answer = self._reader.finish(event)
-        if rest:
-            yield ChatGenerationChunk(message=AIMessageChunk(content=rest))
+        rest, pieces, answer = self._reader.finish(event)
+        calls = [*map(to_call_chunk, pieces), *to_cut_chunks(answer.calls)]
+        if rest or calls:
+            yield ChatGenerationChunk(message=AIMessageChunk(content=rest, tool_call_chunks=calls))
         message = AIMessageChunk(
             content="",
             usage_metadata=to_usage(event),
@@ -62,3 +80,5 @@ class Streamed:
             chunk_position="last",
         )
         yield ChatGenerationChunk(message=message)
+        if not self._parsed:
+            answer.whole()

@@ -27,7 +27,7 @@ from .identity import find_namespace
 from .messages import to_messages
 from .profile import find_profile
 from .settings import ChatSettings
-from .structured import Method, structured
+from .structured import PARSED, Method, structured
 from .tools import AnyTool, to_openai_tools, to_specs
 
 
@@ -122,7 +122,7 @@ class ChatKVComm(ChatSettings):
 
     def with_structured_output(
         self,
-        schema: dict[str, Any] | type | None = None,
+        schema: Any = None,
         *,
         method: Method = "json_schema",
         include_raw: bool = False,
@@ -132,7 +132,7 @@ class ChatKVComm(ChatSettings):
         """A model whose answers are objects of a schema; see `structured.structured`. Needs the extra `tools`.
 
         Raises:
-            ConfigError: an unknown method or keyword, or no schema.
+            ConfigError: an unknown method or keyword, or no schema, or one that says nothing.
             MissingExtraError: llguidance is not installed.
         """
         if kwargs:
@@ -176,7 +176,7 @@ class ChatKVComm(ChatSettings):
         **kwargs: Any,
     ) -> ChatResult:
         engine, request = self._prepare(messages, stop, run_manager, kwargs)
-        return to_result(engine.generate(request), request, engine)
+        return to_result(engine.generate(request), request, engine, parsed=PARSED in kwargs)
 
     async def _agenerate(
         self,
@@ -188,7 +188,7 @@ class ChatKVComm(ChatSettings):
         engine, request = await self._aprepare(messages, stop, run_manager, kwargs)
         completion = await engine.agenerate(request)
         # How the model writes calls is found out in a thread: the tokenizer may have to be loaded for it.
-        return await asyncio.to_thread(to_result, completion, request, engine)
+        return await asyncio.to_thread(to_result, completion, request, engine, parsed=PARSED in kwargs)
 
     # Neither of the two below calls `run_manager.on_llm_new_token`: the base class does, for every chunk.
     # Both close the engine's stream themselves, because that is what cancels the request.
@@ -201,7 +201,7 @@ class ChatKVComm(ChatSettings):
         **kwargs: Any,
     ) -> Iterator[ChatGenerationChunk]:
         engine, request = self._prepare(messages, stop, run_manager, kwargs)
-        events, answer = engine.stream(request), Streamed(request, engine)
+        events, answer = engine.stream(request), Streamed(request, engine, parsed=PARSED in kwargs)
         try:
             for event in events:
                 yield from answer.chunks(event)
@@ -218,7 +218,7 @@ class ChatKVComm(ChatSettings):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         engine, request = await self._aprepare(messages, stop, run_manager, kwargs)
-        answer = await asyncio.to_thread(Streamed, request, engine)
+        answer = await asyncio.to_thread(Streamed, request, engine, parsed=PARSED in kwargs)
         events = engine.astream(request)
         try:
             async for event in events:

@@ -3,66 +3,56 @@
 from __future__ import annotations
 
 from operator import itemgetter
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
-from langchain_core.output_parsers import JsonOutputParser, PydanticOutputParser
-from langchain_core.output_parsers.openai_tools import JsonOutputKeyToolsParser, PydanticToolsParser
 from langchain_core.runnables import Runnable, RunnableMap, RunnablePassthrough
-from langchain_core.utils.function_calling import convert_to_json_schema
-from langchain_core.utils.pydantic import is_basemodel_subclass
 from pydantic import BaseModel
 
 from kvcomm_agents.errors import ConfigError
 
-from .tools import to_openai_tools
+from .output_parser import AnswerParser
+from .schemas import answer_schema
 
 Method = Literal["json_schema", "function_calling", "json_mode"]
+PARSED = "ls_structured_output_format"
+"""A keyword of calls whose answers `with_structured_output` parses, LangChain's own, for its tracing."""
 
 
 def structured(
-    llm: BaseChatModel, schema: dict[str, Any] | type | None, method: Method, strict: bool | None, *, include_raw: bool
+    llm: BaseChatModel, schema: Any, method: Method, strict: bool | None, *, include_raw: bool
 ) -> Runnable[LanguageModelInput, dict[str, Any] | BaseModel]:
     """A model whose answers are objects of a schema.
 
     Args:
         llm: the model.
-        schema: pydantic class, TypedDict, JSON schema or function. Only `json_mode` goes without.
+        schema: what `schemas.answer_schema` takes. Only `json_mode` goes without.
         method: `json_schema` shows the schema in the prompt; `function_calling` shows it as a tool;
             `json_mode` leaves the prompt alone. The answer follows the schema with each.
         strict: taken as OpenAI's converter takes it; answers always follow the schema.
         include_raw: give `raw`, `parsed` and `parsing_error` instead of the object.
 
     Raises:
-        ConfigError: an unknown method, or no schema.
+        ConfigError: an unknown method, or no schema, or one that says nothing.
     """
     if method not in get_args(Method):
         raise ConfigError(f"method={method!r} is none of {', '.join(get_args(Method))}")
     if schema is None and method != "json_mode":
         raise ConfigError(f"method={method!r} needs a schema; without one use method='json_mode'")
     told = {"kwargs": {"method": method, "strict": strict}, "schema": schema}
-    is_model = isinstance(schema, type) and is_basemodel_subclass(schema)
-    parser: Runnable[Any, Any]
+    asked = None if schema is None else answer_schema(schema, strict=strict)
     bound: Runnable[LanguageModelInput, Any]
-    if method == "function_calling":
-        (tool,) = to_openai_tools([cast(Any, schema)], strict=strict)
-        name = tool["function"]["name"]
-        bound = llm.bind_tools([tool], tool_choice=name, parallel_tool_calls=False, ls_structured_output_format=told)
-        if is_model:
-            parser = PydanticToolsParser(tools=[cast(Any, schema)], first_tool_only=True)
-        else:
-            parser = JsonOutputKeyToolsParser(key_name=name, first_tool_only=True)
+    if asked is not None and method == "function_calling":
+        bound = llm.bind_tools([asked.tool], tool_choice=asked.name, parallel_tool_calls=False, **{PARSED: told})
     else:
         response_format: dict[str, Any] = {"type": "json_object"}
-        if schema is not None:
-            converted = convert_to_json_schema(schema, strict=strict)
-            if method == "json_mode":
-                response_format["schema"] = converted
-            else:
-                named = {"name": converted.get("title", "answer"), "schema": converted, "strict": strict}
-                response_format = {"type": "json_schema", "json_schema": named}
-        bound = llm.bind(response_format=response_format, ls_structured_output_format=told)
-        parser = PydanticOutputParser(pydantic_object=cast(Any, schema)) if is_model else JsonOutputParser()
+        if asked is not None and method == "json_mode":
+            response_format["schema"] = asked.schema
+        elif asked is not None:
+            named = {"name": asked.name, "schema": asked.schema, "strict": strict}
+            response_format = {"type": "json_schema", "json_schema": named}
+        bound = llm.bind(response_format=response_format, **{PARSED: told})
+    parser = AnswerParser(asked=asked, by_call=method == "function_calling")
     if not include_raw:
         return bound | parser
     parsed = RunnablePassthrough.assign(parsed=itemgetter("raw") | parser, parsing_error=lambda _: None)

@@ -8,13 +8,15 @@ from typing import Any
 from langchain_core.messages import InvalidToolCall, ToolCall
 from langchain_core.messages.tool import ToolCallChunk, invalid_tool_call, tool_call, tool_call_chunk
 from langchain_core.tools import BaseTool
-from langchain_core.utils.function_calling import convert_to_json_schema, convert_to_openai_tool
+from langchain_core.utils.function_calling import convert_to_openai_tool
 
 from kvcomm_agents.checks import shown
 from kvcomm_agents.entrypoints.clients import options as asked
-from kvcomm_agents.errors import ConfigError
+from kvcomm_agents.errors import ConfigError, KVCommError
 from kvcomm_agents.request import ToolSpec
-from kvcomm_agents.text.tool_calls import Call, CallPiece
+from kvcomm_agents.text.tool_calls import Call, CallPiece, unclosable
+
+from .schemas import answer_schema, json_schema
 
 AnyTool = Mapping[str, Any] | type | Callable[..., Any] | BaseTool
 
@@ -30,9 +32,16 @@ def to_openai_tools(tools: Sequence[AnyTool], *, strict: bool | None = None) -> 
 
 def _to_openai_tool(tool: AnyTool, strict: bool | None) -> dict[str, Any]:
     try:
-        return convert_to_openai_tool(dict(tool) if isinstance(tool, Mapping) else tool, strict=strict)
+        if isinstance(tool, Mapping):
+            return convert_to_openai_tool(dict(tool), strict=strict)
+        parameters = json_schema(tool, strict=strict)
     except (ValueError, TypeError, AttributeError, KeyError) as error:  # as LangChain's converter puts it
+        if isinstance(error, KVCommError):
+            raise
         raise ConfigError(f"{shown(tool)} cannot be made a tool: {error}") from error
+    about = {"name": parameters.pop("title"), "description": parameters.pop("description", "")}
+    function = {**about, "parameters": parameters, **({} if strict is None else {"strict": strict})}
+    return {"type": "function", "function": function}
 
 
 def to_specs(tools: Sequence[AnyTool]) -> tuple[ToolSpec, ...]:
@@ -53,9 +62,12 @@ def to_response_format(asked_for: Any) -> Mapping[str, Any] | None:
     if asked_for is None or isinstance(asked_for, Mapping):
         return asked_for
     try:
-        return convert_to_json_schema(asked_for)
+        asked_schema = answer_schema(asked_for)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
+        if isinstance(error, KVCommError):
+            raise
         raise ConfigError(f"response_format={shown(asked_for)} makes no JSON schema: {error}") from error
+    return {"type": "json_schema", "json_schema": {"name": asked_schema.name, "schema": asked_schema.schema}}
 
 
 def to_tool_calls(calls: Sequence[Call]) -> tuple[list[ToolCall], list[InvalidToolCall]]:
@@ -75,3 +87,12 @@ def to_tool_calls(calls: Sequence[Call]) -> tuple[list[ToolCall], list[InvalidTo
 def to_call_chunk(piece: CallPiece) -> ToolCallChunk:
     """A piece of a call for a streamed message."""
     return tool_call_chunk(name=piece.name, args=piece.arguments, id=piece.id, index=piece.index)
+
+
+def to_cut_chunks(calls: Sequence[Call]) -> list[ToolCallChunk]:
+    """The ends of calls that were cut off: LangChain would complete their JSON, and they be run with what they have."""
+    return [
+        tool_call_chunk(name=None, args=unclosable(call.arguments), id=None, index=index)
+        for index, call in enumerate(calls)
+        if not call.complete
+    ]

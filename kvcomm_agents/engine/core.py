@@ -409,7 +409,7 @@ class EngineCore:
             folder = self._folder(self.config.memory_folder, namespace)
             try:
                 made.load(folder)
-            except Exception as error:  # damaged or hostile files cost speed, never a request
+            except SavedMemoryError as error:
                 logger.error("starting with an empty memory: %s", error)
             except Exception:  # whatever is wrong with a file must fail no request
                 logger.exception("starting with an empty memory: %s cannot be read", folder)

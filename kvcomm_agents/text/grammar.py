@@ -9,143 +9,132 @@ from typing import Any
 
 from ..errors import ConstraintError
 from ..request import Constraint, ToolSpec
+from .schemas.refusals import Refusal
+from .schemas.rules import Rules, Shape
 from .tool_format import CallFormat
 
 MAX_CALLS = 8  # in one answer: a small model may never stop
-_MAX_ITEMS = 64
-_MAX_INTEGER = 1 << 53  # all that JSON numbers are sure to carry, and an end to digits
-
-# Written as the models' own templates write JSON: no white space to wander off in.
-_JSON = {
-    "whitespace_flexible": False,
-    "item_separator": ", ",
-    "key_separator": ": ",
-    "lenient": True,
-    "coerce_one_of": True,
-}
+_MOST_BITS = 63  # of a rule's parameter, for tools that are called once each
 _TEXT = "TEXT: /(.|\\n)*/"
-_SUBSCHEMAS = ("items", "not", "if", "then", "else", "contains")
-_SUBSCHEMA_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
-_SUBSCHEMA_MAPS = ("properties", "$defs", "definitions", "patternProperties")
+_ARGUMENTS = {"type": "object", "properties": {}}  # what is not listed is no argument
 
 
-def grammar(
-    constraint: Constraint, tools: Sequence[ToolSpec], format: CallFormat, special: Mapping[str, int] | None = None
-) -> str:
+class Grammar:
     """The grammar of all answers that a constraint allows.
 
     Args:
         constraint: what the answer may be.
-        tools: that may be called.
+        tools: of the request.
         format: how the model writes calls.
         special: special tokens that the format may hold, and their ids.
 
+    Attributes:
+        text: in llguidance's dialect of Lark.
+        shapes: of its rules of JSON.
+        answer: the rule of an answer that is JSON; `None` if there is none.
+        arguments: the rules of calls' arguments, by the tools' names.
+
     Raises:
-        ConstraintError: a call is required and there is no tool for it.
+        ConstraintError: a call is required and there is no tool for it, or a schema makes no grammar.
     """
-    if constraint.calls == "required" and not tools:
-        raise ConstraintError("a tool call is required, and the request has no tools")
-    special = special or {}
-    calls = constraint.calls if tools else None
-    mark, rest = (_literal(part, special) for part in format.opening)
-    spelled = mark.startswith('"')  # the mark is text, not a special token, which no text can make
-    rules = []
-    if calls in ("auto", "required"):
-        rules += _calls(constraint, tools, format, special)
-    if constraint.schema is not None:
-        rules.append(f"answer: %json {_schema(constraint.schema, constraint.max_string)}")
-    if calls == "required":
-        start = f"{mark} {rest} calls"
-    elif constraint.schema is not None:
-        start = f"answer | {mark} {rest} calls" if calls == "auto" else "answer"
-    elif calls == "auto":
-        start = f"TEXT | head {rest} calls"
-        rules += [_TEXT, f"head{'[lazy]' if spelled else ''}: TEXT {mark}"]
-    elif calls == "none" and spelled:
-        start = "SILENT"
-        rules += [_TEXT, f"SILENT: TEXT & ~/(.|\\n)*{_regex(format.opening[0])}(.|\\n)*/"]
-    else:
-        start = "TEXT"
-        rules.append(_TEXT)
-    return "\n".join(["%llguidance {}", f"start: {start}", *rules, ""])
+
+    def __init__(
+        self,
+        constraint: Constraint,
+        tools: Sequence[ToolSpec],
+        format: CallFormat,
+        special: Mapping[str, int] | None = None,
+    ) -> None:
+        self.shapes: dict[str, Shape] = {}
+        self.answer: str | None = None
+        self.arguments: dict[str, str] = {}
+        self._constraint, self._format, self._special = constraint, format, special or {}
+        self._lines: list[str] = []
+        if constraint.calls == "required" and not tools:
+            raise ConstraintError("a tool call is required, and the request has no tools")
+        start = self._start(tools)
+        self.text = "\n".join(["%llguidance {}", f"start: {start}", *self._lines, ""])
+
+    def _start(self, tools: Sequence[ToolSpec]) -> str:
+        constraint, format = self._constraint, self._format
+        chosen = _callable(constraint, tools)
+        calls = constraint.calls if tools else None
+        if calls == "auto" and not chosen:
+            calls = "none"
+        mark, rest = (_literal(part, self._special) for part in format.opening)
+        spelled = mark.startswith('"')  # the mark is text, not a special token, which no text can make
+        if calls in ("auto", "required"):
+            self._calls(chosen)
+        if constraint.schema is not None:
+            self.answer = self._json("the schema", constraint.schema, "a")
+        if calls == "required":
+            return f"{mark} {rest} calls"
+        if self.answer is not None:
+            return f"{self.answer} | {mark} {rest} calls" if calls == "auto" else self.answer
+        if calls == "auto":
+            self._lines += [_TEXT, f"head{'[lazy]' if spelled else ''}: TEXT {mark}"]
+            return f"TEXT | head {rest} calls"
+        self._lines.append(_TEXT)
+        if calls == "none" and spelled:
+            self._lines.append(f"SILENT: TEXT & ~/(.|\\n)*{_regex(format.opening[0])}(.|\\n)*/")
+            return "SILENT"
+        return "TEXT"
+
+    def _calls(self, tools: Sequence[ToolSpec]) -> None:
+        """`calls`: what follows the opening of the first call, to the closing of the last."""
+        constraint, format = self._constraint, self._format
+        for index, tool in enumerate(tools):
+            whose = f"the parameters of the tool {tool.name!r}"
+            rule = self.arguments[tool.name] = self._json(whose, tool.parameters, f"t{index}_", _ARGUMENTS)
+            self._lines.append(f'call_{index}: {json.dumps(format.head(tool.name))} {rule} "}}"')
+        close = _literal(format.close, self._special) or '""'
+        any_call = " | ".join(f"call_{index}" for index in range(len(tools)))
+        between = ""
+        if constraint.parallel and format.between is not None:
+            text = format.between + ("" if format.open.strip() else format.opening[0])
+            between = _literal(text, self._special)
+        once = constraint.calls == "required" and not constraint.repeats
+        if not between or (once and len(tools) > _MOST_BITS):
+            self._lines.append(f"calls: ({any_call}) {close}")
+        elif once:  # a small model would go on with the tool that it has just called
+            more = [
+                f"{between} call_{at} more::set_bit({at}) %if {_may_follow(at, len(tools))}" for at in range(len(tools))
+            ]
+            self._lines += [
+                f"calls: {' | '.join(f'call_{at} more::{1 << at}' for at in range(len(tools)))}",
+                f"more::_: {close} | {' | '.join(more)}",
+            ]
+        else:
+            self._lines += [f"calls: call ({between} call){{0,{MAX_CALLS - 1}}} {close}", f"call: {any_call}"]
+
+    def _json(self, whose: str, schema: Mapping[str, Any], prefix: str, also: Mapping[str, Any] | None = None) -> str:
+        """The rule of values of a schema, and of another one that they must obey too."""
+        rules = Rules(schema, self._constraint.max_string, prefix)
+        try:
+            root = rules.root(also)
+        except Refusal as refusal:
+            raise ConstraintError(f"{whose} cannot be followed: {refusal}") from refusal
+        except RecursionError:
+            raise ConstraintError(f"{whose} cannot be followed: nested too deep, or a part of itself") from None
+        self._lines += rules.lines
+        self.shapes |= rules.shapes
+        return root
 
 
-def _calls(
-    constraint: Constraint, tools: Sequence[ToolSpec], format: CallFormat, special: Mapping[str, int]
-) -> list[str]:
-    """`calls`: what follows the opening of the first call, to the closing of the last."""
-    chosen = [tool for tool in tools if constraint.tool in (None, tool.name)]
-    if not chosen:
-        names = ", ".join(tool.name for tool in tools)
+def _callable(constraint: Constraint, tools: Sequence[ToolSpec]) -> list[ToolSpec]:
+    """The tools that may be called."""
+    names = ", ".join(tool.name for tool in tools)
+    if constraint.tool is not None and all(tool.name != constraint.tool for tool in tools):
         raise ConstraintError(f"the tool {constraint.tool!r} is to be called, and the request has only {names}")
-    more = ""
-    if constraint.parallel and format.between is not None:
-        between = format.between + ("" if format.open.strip() else format.opening[0])
-        more = f"({_literal(between, special)} call){{0,{MAX_CALLS - 1}}} "
-    rules = [f"call_{index}" for index in range(len(chosen))]
-    lines = [f"calls: call {more}{_literal(format.close, special)}", f"call: {' | '.join(rules)}"]
-    for rule, tool in zip(rules, chosen, strict=True):
-        head = json.dumps(format.head(tool.name))
-        parameters = {"type": "object", "properties": {}, **tool.parameters}
-        lines.append(f'{rule}: {head} %json {_schema(parameters, constraint.max_string)} "}}"')
-    return lines
+    chosen = [tool for tool in tools if constraint.tool in (None, tool.name) and tool.name not in constraint.barred]
+    if constraint.calls == "required" and tools and not chosen:
+        raise ConstraintError(f"a tool is to be called, and all that may be are barred: {names}")
+    return chosen
 
 
-def _schema(schema: Mapping[str, Any], max_string: int) -> str:
-    closed = {**bounded(schema, max_string), "x-guidance": _JSON}
-    return json.dumps(closed)
-
-
-def bounded(schema: Mapping[str, Any], max_string: int) -> dict[str, Any]:
-    """A schema with an end to everything it leaves open, so that a small model does not run on.
-
-    Objects with properties take no others, strings, arrays and integers get a bound. A bound that
-    is there stays. Objects stay open where `allOf` joins several: each would refuse the others'.
-    """
-    joined = any(len(branch) > 1 for branch in _all_of(schema))
-    return _bounded(schema, max_string, close=not joined)
-
-
-def _bounded(schema: Mapping[str, Any], max_string: int, *, close: bool) -> dict[str, Any]:
-    out = dict(schema)
-    for key in _SUBSCHEMAS:
-        if isinstance(out.get(key), Mapping):
-            out[key] = _bounded(out[key], max_string, close=close)
-    for key in _SUBSCHEMA_LISTS:
-        if isinstance(out.get(key), list):
-            out[key] = [_bounded(one, max_string, close=close) if isinstance(one, Mapping) else one for one in out[key]]
-    for key in _SUBSCHEMA_MAPS:
-        if isinstance(out.get(key), Mapping):
-            out[key] = {
-                name: _bounded(one, max_string, close=close) if isinstance(one, Mapping) else one
-                for name, one in out[key].items()
-            }
-    if isinstance(out.get("additionalProperties"), Mapping):
-        out["additionalProperties"] = _bounded(out["additionalProperties"], max_string, close=close)
-    kinds = out.get("type")
-    kinds = kinds if isinstance(kinds, list) else [kinds]
-    fixed = "enum" in out or "const" in out
-    if close and "properties" in out and "patternProperties" not in out:
-        out.setdefault("additionalProperties", False)
-    if "string" in kinds and not fixed and "pattern" not in out and "format" not in out:
-        out.setdefault("maxLength", max(max_string, int(out.get("minLength", 0))))
-    if "array" in kinds and not fixed:
-        out.setdefault("maxItems", max(_MAX_ITEMS, int(out.get("minItems", 0))))
-    if "integer" in kinds and not fixed and "multipleOf" not in out:
-        if "exclusiveMinimum" not in out:
-            out.setdefault("minimum", -_MAX_INTEGER)
-        if "exclusiveMaximum" not in out:
-            out.setdefault("maximum", _MAX_INTEGER)
-    return out
-
-
-def _all_of(schema: Any) -> list[list[Any]]:
-    if isinstance(schema, Mapping):
-        own = [schema["allOf"]] if isinstance(schema.get("allOf"), list) else []
-        return own + [found for value in schema.values() for found in _all_of(value)]
-    if isinstance(schema, list):
-        return [found for value in schema for found in _all_of(value)]
-    return []
+def _may_follow(at: int, tools: int) -> str:
+    """The condition that a tool was not called yet, nor as many as an answer may have calls."""
+    return f"and(bit_clear({at}), bit_count_lt([0:{tools}], {MAX_CALLS}))"
 
 
 def _literal(text: str, special: Mapping[str, int]) -> str:

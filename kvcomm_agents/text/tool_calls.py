@@ -110,26 +110,38 @@ class Call:
 
 @dataclass(slots=True)
 class Parsed:
-    """An answer taken apart."""
+    """An answer taken apart.
+
+    Args:
+        text: what is no part of a call, and the beginning of a call that was cut off before its arguments.
+        calls: in order. Only the last may be incomplete.
+        cut: it ends within a call.
+    """
 
     text: str = ""
     calls: list[Call] = field(default_factory=list)
+    cut: bool = False
 
 
 class CallParser:
     """Reads calls out of an answer while it is written.
+
+    An answer that ends right behind the arguments of a call that it made before was stopped there for that
+    reason: it has that call once.
 
     Args:
         format: how the model writes them.
     """
 
     def __init__(self, format: CallFormat) -> None:
+        self._format = format
         self._mark = format.opening[0]
         key = re.escape(format.arguments)
         self._head = re.compile(rf'\{{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"{key}"\s*:\s*')
         self._held = ""  # text that may begin a mark, or what stands between two arguments
         self._calling = False
         self._open: Call | None = None
+        self._told = True  # the last call was handed on; not if it may come to be one that was made before
         self._scan = _ObjectScan()
         self.parsed = Parsed()
 
@@ -139,20 +151,30 @@ class CallParser:
         said = "" if self._calling else self._speak()
         pieces: list[CallPiece] = []
         while self._calling and self._held:
-            piece = self._head_of_call() if self._open is None else self._arguments(self._open)
-            if piece is None:
-                break
-            pieces.append(piece)
+            if self._open is None:
+                if not self._told:  # the answer goes on: a repeat that is meant
+                    pieces.append(self._piece(self.parsed.calls[-1], self.parsed.calls[-1].arguments))
+                if not self._begin():
+                    break
+            piece = None if self._open is None else self._go_on(self._open)
+            pieces += [] if piece is None else [piece]
         self.parsed.text += said
         return said, pieces
 
-    def flush(self) -> str:
-        """What was held back and turned out to be text. A call that is not complete stays so."""
+    def flush(self) -> tuple[str, list[CallPiece]]:
+        """What was held back. A call that is not complete stays so; one without arguments yet is text."""
+        said, pieces = self._held, []
         if self._calling:
-            return ""
-        said, self._held = self._held, ""
+            said = _behind(said, self._format) if self._open is None else ""
+            self.parsed.cut = bool(said) or self._open is not None
+        if self._open is not None and not self._told:
+            pieces = [self._piece(self._open, self._open.arguments)]
+        elif not self._told:
+            self.parsed.calls.pop()
+            self._told = True
+        self._held = ""
         self.parsed.text += said
-        return said
+        return said, pieces
 
     def _speak(self) -> str:
         at = self._held.find(self._mark)
@@ -165,50 +187,89 @@ class CallParser:
         said, self._held = self._held[:cut], self._held[cut:]
         return said
 
-    def _head_of_call(self) -> CallPiece | None:
+    def _begin(self) -> bool:
+        """Whether the next call has come to its arguments."""
         found = self._head.search(self._held)
         if found is None:
-            return None
+            return False
         self._held = self._held[found.end() :]
         self._open = Call(f"call_{uuid.uuid4().hex[:24]}", json.loads(found[1]))
         self._scan = _ObjectScan()
         self.parsed.calls.append(self._open)
-        return CallPiece(len(self.parsed.calls) - 1, "", self._open.name, self._open.id)
+        self._told = False
+        return True
 
-    def _arguments(self, call: Call) -> CallPiece:
+    def _go_on(self, call: Call) -> CallPiece | None:
+        """The next piece of the open call, if it is one to hand on already."""
         length = self._scan.push(self._held)
         piece, self._held = self._held[:length], self._held[length:]
         piece = piece if call.arguments else piece.lstrip()  # what stands before the object, if it came on its own
         call.arguments += piece
-        if self._scan.done:
-            call.complete, self._open = True, None
-        return CallPiece(len(self.parsed.calls) - 1, piece)
+        call.complete = self._scan.done
+        if call.complete:
+            self._open = None
+        return None if self._echoes(call) else self._piece(call, piece if self._told else call.arguments)
+
+    def _piece(self, call: Call, arguments: str) -> CallPiece:
+        index, told, self._told = len(self.parsed.calls) - 1, self._told, True
+        return CallPiece(index, arguments) if told else CallPiece(index, arguments, call.name, call.id)
+
+    def _echoes(self, call: Call) -> bool:
+        """Whether a call is so far, or as a whole, one that was made before."""
+        before = [other.arguments for other in self.parsed.calls[:-1] if other.name == call.name]
+        if call.complete:
+            return call.arguments in before
+        return any(arguments.startswith(call.arguments) for arguments in before)
+
+
+def unclosable(arguments: str) -> str:
+    """What behind a piece of a JSON object makes it one that no closing brackets complete."""
+    scan = _ObjectScan()
+    scan.push(arguments)
+    string = '"' * (2 if scan.escaped else 1) if scan.quoted else ""
+    return string + ("]" if scan.innermost == "{" else "}")
+
+
+def _behind(text: str, format: CallFormat) -> str:
+    """What was begun of a call, without what ended the one before it."""
+    text = text.removeprefix("}")
+    for end in sorted({format.between or "", format.close}, key=len, reverse=True):
+        if end and text.startswith(end):
+            return text[len(end) :].strip()
+        if end.startswith(text):
+            return ""
+    return text.strip()
 
 
 class _ObjectScan:
     """Finds the end of a JSON object that comes in pieces."""
 
     def __init__(self) -> None:
-        self._depth, self._quoted, self._escaped = 0, False, False
-        self.done = False
+        self._open: list[str] = []
+        self.quoted = self.escaped = self.done = False
+
+    @property
+    def innermost(self) -> str:
+        """The bracket that was opened last and is not closed; empty if none is."""
+        return self._open[-1] if self._open else ""
 
     def push(self, text: str) -> int:
         """How many of these characters belong to the object."""
         for index, char in enumerate(text):
-            if self._quoted:
-                if self._escaped:
-                    self._escaped = False
+            if self.quoted:
+                if self.escaped:
+                    self.escaped = False
                 elif char == "\\":
-                    self._escaped = True
+                    self.escaped = True
                 elif char == '"':
-                    self._quoted = False
+                    self.quoted = False
             elif char == '"':
-                self._quoted = True
+                self.quoted = True
             elif char in "{[":
-                self._depth += 1
-            elif char in "}]":
-                self._depth -= 1
-                if self._depth == 0:
+                self._open.append(char)
+            elif char in "}]" and self._open:
+                self._open.pop()
+                if not self._open:
                     self.done = True
                     return index + 1
         return len(text)

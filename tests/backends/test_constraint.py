@@ -19,7 +19,6 @@ from kvcomm_agents.engine.engine import Engine
 from kvcomm_agents.errors import ConstraintError, MissingExtraError
 from kvcomm_agents.models.loading import LoadedModel
 from kvcomm_agents.request import Completion, Constraint, Message, Request, SamplingParams, ToolSpec
-from kvcomm_agents.text.grammar import bounded
 from kvcomm_agents.text.tool_calls import PLAIN, CallFormat, parse
 
 pytest.importorskip("llguidance", reason="needs the tools extra")
@@ -114,36 +113,6 @@ def test_a_mark_that_is_a_special_token() -> None:
         assert allows(Constraint(calls=calls), f"[CALLS] [{STOP}]", listed, tokenizer)  # type: ignore[arg-type]
     assert allows(Constraint(calls="auto"), "text", listed, tokenizer)
     assert not allows(Constraint(calls="none"), f"[CALLS] [{STOP}]", listed, tokenizer)
-
-
-def test_what_a_schema_leaves_open_is_bounded() -> None:
-    schema = {
-        "type": "object",
-        "properties": {
-            "s": {"type": "string"},
-            "n": {"type": "integer", "minimum": 0},
-            "l": {"type": "array", "items": {"$ref": "#/$defs/P"}},
-            "e": {"type": "string", "enum": ["a"]},
-            "o": {"anyOf": [{"type": "string", "maxLength": 3}, {"type": "null"}]},
-        },
-        "$defs": {"P": {"type": "object", "properties": {"additionalProperties": {"type": "boolean"}}}},
-    }
-    found = bounded(schema, 7)
-    assert found["additionalProperties"] is False
-    assert found["properties"]["s"]["maxLength"] == 7
-    assert found["properties"]["n"] == {"type": "integer", "minimum": 0, "maximum": 1 << 53}
-    assert found["properties"]["l"]["maxItems"] > 0
-    assert found["properties"]["e"] == {"type": "string", "enum": ["a"]}
-    assert found["properties"]["o"]["anyOf"][0]["maxLength"] == 3
-    assert found["$defs"]["P"]["additionalProperties"] is False
-    assert found["$defs"]["P"]["properties"] == {"additionalProperties": {"type": "boolean"}}
-    assert "additionalProperties" not in schema, "the caller's own is left alone"
-
-
-def test_joined_schemas_stay_open() -> None:
-    half = {"type": "object", "properties": {"a": {"type": "boolean"}}}
-    assert "additionalProperties" not in bounded({"allOf": [half, half]}, 7)["allOf"][0]
-    assert bounded({"allOf": [half]}, 7)["allOf"][0]["additionalProperties"] is False
 
 
 @pytest.fixture

@@ -6,25 +6,28 @@ it allows only one, the token is forced: it is not drawn, and costs no decode st
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any, cast
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from ...errors import ConstraintError
 from ...extras import require_llguidance
-from ...forks import at_fork
 from ...request import Constraint, ToolSpec
-from ...text.grammar import grammar
+from ...text.grammar import Grammar
+from ...text.progress import Progress
+from ...text.repeats import Repeats
 from ...text.tool_format import CallFormat
+from .vocabulary import Vocabulary, vocabulary_of
 
 if TYPE_CHECKING:
-    from llguidance import LLTokenizer
+    from llguidance import LLMatcher
     from transformers import PreTrainedTokenizerBase
+
+Allowed = npt.NDArray[np.bool_]
 
 
 class Matcher:
@@ -39,7 +42,7 @@ class Matcher:
         eos: tokens that end an answer.
 
     Raises:
-        ConstraintError: the schema or a tool's parameters make no grammar.
+        ConstraintError: the schema or a tool's parameters make no grammar; the message says where.
         MissingExtraError: llguidance is not installed.
     """
 
@@ -55,65 +58,93 @@ class Matcher:
         require_llguidance()
         from llguidance import LLMatcher
 
-        special = {str(token): index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-        text = grammar(constraint, tools, format, special)
-        self._matcher = LLMatcher(_tokenizer(tokenizer, vocabulary, eos), text, log_level=0)
-        self._bits = np.zeros((1, -(-vocabulary // 32)), dtype=np.int32)
-        self._vocabulary = vocabulary
-        self._check()
+        self._vocabulary: Vocabulary = vocabulary_of(tokenizer, vocabulary, eos)
+        grammar = Grammar(constraint, tools, format, self._vocabulary.special)
+        self._matcher = LLMatcher(self._vocabulary.tokens, grammar.text, log_level=0)
+        self._progress = Progress(constraint, grammar, format)
+        self._size, self._eos = vocabulary, frozenset(eos)
+        _check(self._matcher)
 
     @property
     def done(self) -> bool:
         """Whether the answer is complete and nothing may follow it."""
-        return bool(self._matcher.is_stopped())
+        return self._progress.ended or bool(self._matcher.is_stopped())
 
     def mask(self, logits: Tensor) -> Tensor:
-        """Logits `[vocabulary]` with minus infinity for every token that may not come next."""
-        from llguidance.numpy import fill_next_token_bitmask
+        """Logits `[vocabulary]` with minus infinity for every token that may not come next.
 
-        fill_next_token_bitmask(self._matcher, self._bits)
-        self._check()
-        allowed = np.unpackbits(self._bits.view(np.uint8), bitorder="little")[: self._vocabulary]
-        banned = torch.from_numpy(allowed == 0).to(logits.device)
+        Raises:
+            ConstraintError: none may.
+        """
+        allowed = _allowed(self._matcher, self._size)
+        if (repeats := self._progress.repeats) is not None:
+            allowed[self._repeating(self._matcher, allowed, repeats, self._progress.begun)] = False
+            if not allowed.any():
+                raise ConstraintError("the constraint cannot be followed: all that may come next is there already")
+        banned = torch.from_numpy(~allowed).to(logits.device)
         return logits.masked_fill(banned, float("-inf"))
 
     def accept(self, token: int) -> None:
-        """Take a token into the answer."""
+        """Take a token into the answer.
+
+        Raises:
+            ConstraintError: the grammar does not allow it.
+        """
         self._matcher.consume_token(token)
-        self._check()
+        _check(self._matcher)
+        if token not in self._eos:
+            self._progress.push(self._vocabulary.piece(token))
 
     def forced(self) -> list[int]:
         """The tokens that must come next; empty where the model has a choice."""
         return [] if self.done else list(self._matcher.compute_ff_tokens())
 
-    def _check(self) -> None:
-        if self._matcher.is_error():
-            raise ConstraintError(f"the constraint cannot be followed: {self._matcher.get_error()}")
+    def _repeating(self, matcher: LLMatcher, allowed: Allowed, repeats: Repeats, begun: bytes) -> list[int]:
+        """Tokens that complete a repeat, or after which one cannot be avoided.
+
+        Args:
+            matcher: where the answer stands.
+            allowed: by the grammar, there.
+            repeats: there.
+            begun: of a character that is not in `repeats` yet.
+        """
+        banned, doubtful = self._sorted_out(allowed, repeats, begun)
+        return [*banned, *(token for token in doubtful if self._is_repeat(matcher, token, repeats, begun))]
+
+    def _sorted_out(self, allowed: Allowed, repeats: Repeats, begun: bytes) -> tuple[set[int], set[int]]:
+        """Allowed tokens that complete a repeat, and those that may do so or lead to one."""
+        texts = [text.encode() for text in repeats.forbidden()]
+        texts = [text[len(begun) :] for text in texts if text.startswith(begun) and text != begun]
+        banned = {token for text in texts for token in self._vocabulary.beyond(text) if allowed[token]}
+        doubtful = {token for text in texts for token in self._vocabulary.into(text)}
+        doubtful.update(self._vocabulary.listing(quoted=repeats.quoted))
+        return banned, {token for token in doubtful - banned if allowed[token]}
+
+    def _is_repeat(self, matcher: LLMatcher, token: int, repeats: Repeats, begun: bytes = b"") -> bool:
+        """Whether a token completes a repeat, or leaves no way around one."""
+        then = repeats.copy()
+        then.push((begun + self._vocabulary.piece(token)).decode(errors="ignore"))
+        if then.repeated or not then.watching or not then.forbidden():
+            return then.repeated
+        ahead = matcher.deep_copy()
+        ahead.consume_token(token)
+        allowed = _allowed(ahead, self._size)
+        banned, doubtful = self._sorted_out(allowed, then, b"")
+        if allowed.sum() > len(banned) + len(doubtful):
+            return False
+        return all(self._is_repeat(ahead, further, then) for further in doubtful)
 
 
-_made: WeakKeyDictionary[Any, dict[tuple[int, tuple[int, ...]], LLTokenizer]] = WeakKeyDictionary()
-_lock = threading.Lock()
+def _allowed(matcher: LLMatcher, size: int) -> Allowed:
+    """Which tokens may come next, bool `[vocabulary]`."""
+    from llguidance.numpy import fill_next_token_bitmask
+
+    bits = np.zeros((1, -(-size // 32)), dtype=np.int32)
+    fill_next_token_bitmask(matcher, bits)
+    _check(matcher)
+    return np.unpackbits(bits.view(np.uint8), bitorder="little")[:size].astype(np.bool_)
 
 
-def _free_lock() -> None:
-    """In a forked child, whoever held it is not there."""
-    global _lock
-    _lock = threading.Lock()
-
-
-at_fork(in_child=_free_lock)
-
-
-def _tokenizer(tokenizer: PreTrainedTokenizerBase, vocabulary: int, eos: Collection[int]) -> LLTokenizer:
-    """The form of a tokenizer that llguidance reads. It takes about a second to make, hence once for each tokenizer."""
-    key = (vocabulary, tuple(sorted(eos)))
-    with _lock:
-        made = _made.setdefault(tokenizer, {})
-        if key not in made:
-            from llguidance.hf import from_tokenizer
-
-            try:
-                made[key] = from_tokenizer(cast(Any, tokenizer), n_vocab=vocabulary, eos_token=list(key[1]) or None)
-            except ValueError as error:  # a tokenizer in plain Python
-                raise ConstraintError(f"answers of this model cannot be constrained: {error}") from error
-        return made[key]
+def _check(matcher: LLMatcher) -> None:
+    if matcher.is_error():
+        raise ConstraintError(f"the constraint cannot be followed: {matcher.get_error()}")

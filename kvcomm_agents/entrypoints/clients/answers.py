@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import json
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ...errors import IncompleteAnswerError
 from ...request import Completion, Request, TextChunk
-from ...text.tool_calls import Call, CallParser, CallPiece
+from ...text.tool_calls import Call, CallParser, CallPiece, Parsed
 from .messages import KEY
 
 if TYPE_CHECKING:
@@ -21,14 +23,33 @@ class Answer:
     """A whole answer.
 
     Args:
-        text: what is no part of a call.
-        calls: in order; the last may be cut off (`complete` is false).
+        text: what is no part of a call, and the beginning of a call that has no arguments yet.
+        calls: in order; the last may be cut off (`complete` is false), and is then no JSON.
         completion: as the engine gave it.
+        cut: what cut off a call, or an answer that was to be JSON; `None` if it is whole.
+        structured: it was to be JSON, and has no call that can be made instead.
     """
 
     text: str
     calls: tuple[Call, ...]
     completion: Completion
+    cut: str | None = None
+    structured: bool = False
+
+    @property
+    def error(self) -> IncompleteAnswerError | None:
+        """Why it is no structured answer; `None` if it is one, or was not to be."""
+        return IncompleteAnswerError(self.cut) if self.structured and self.cut else None
+
+    def whole(self) -> Answer:
+        """Itself.
+
+        Raises:
+            IncompleteAnswerError: it was to be JSON, and was cut off.
+        """
+        if self.error is not None:
+            raise self.error
+        return self
 
     @property
     def finish_reason(self) -> str:
@@ -44,7 +65,8 @@ class Answer:
     @property
     def metadata(self) -> dict[str, Any]:
         """For the metadata of its message, where they are also read by people: the report, and the tags."""
-        return {KEY: {**self.completion.report.as_dict(), "spans": list(self.completion.spans)}}
+        cut = {"cut": self.cut} if self.cut else {}
+        return {KEY: {**self.completion.report.as_dict(), "spans": list(self.completion.spans), **cut}}
 
 
 class AnswerReader:
@@ -56,6 +78,7 @@ class AnswerReader:
     """
 
     def __init__(self, request: Request, engine: Engine) -> None:
+        self._request = request
         self._parser = CallParser(engine.call_format) if request.tools else None
         self._text = ""
 
@@ -71,13 +94,46 @@ class AnswerReader:
             return chunk.text, []
         return self._parser.push(chunk.text)
 
-    def finish(self, completion: Completion) -> tuple[str, Answer]:
-        """Text that was held back, and the whole answer."""
+    def finish(self, completion: Completion) -> tuple[str, list[CallPiece], Answer]:
+        """Text and pieces of calls that were held back, and the whole answer."""
         if self._parser is None:
-            return "", Answer(self._text, (), completion)
-        rest = self._parser.flush()
-        parsed = self._parser.parsed
-        return rest, Answer(parsed.text, tuple(parsed.calls), completion)
+            return "", [], self._answer(Parsed(self._text), completion)
+        text, pieces = self._parser.flush()
+        return text, pieces, self._answer(self._parser.parsed, completion)
+
+    def _answer(self, parsed: Parsed, completion: Completion) -> Answer:
+        constraint = self._request.constraint
+        structured = constraint is not None and constraint.schema is not None
+        structured = structured and not any(call.complete for call in parsed.calls)
+        stops, cut_at = self._request.params.stop, completion.finish_reason
+        half = structured and not _is_whole(parsed.text, cut_at, stops) and (cut_at == "length" or bool(stops))
+        for call in parsed.calls:
+            if not call.complete:
+                call.arguments = call.arguments or "{"  # so that nobody takes it for a call without arguments
+        cut = _cutter(self._request, completion) if parsed.cut or half else None
+        return Answer(parsed.text, tuple(parsed.calls), completion, cut, structured)
+
+
+def _is_whole(text: str, reason: str, stops: Sequence[str]) -> bool:
+    """Whether an answer is JSON to its end. A number might go on with what cut it."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        return False
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return reason != "length" and not any(stop[0] in "0123456789." for stop in stops)
+    return True
+
+
+def _cutter(request: Request, completion: Completion) -> str:
+    """What cut an answer off, as a sentence."""
+    most = request.params.max_tokens
+    if completion.finish_reason == "length":
+        by = "the end of the model's context" if most is None else f"max_tokens={most}"
+        by += f" (finish_reason 'length', after {completion.report.output_tokens} tokens)"
+    else:
+        by = f"a stop string (finish_reason {completion.finish_reason!r}, stop={list(request.params.stop)})"
+    return f"the answer was cut off by {by}, and is not whole"
 
 
 async def stream_answer(request: Request, engine: Engine) -> AsyncGenerator[str | Answer, None]:
@@ -90,7 +146,7 @@ async def stream_answer(request: Request, engine: Engine) -> AsyncGenerator[str 
                 if text:
                     yield text
                 continue
-            rest, answer = reader.finish(event)
+            rest, _, answer = reader.finish(event)
             if rest:
                 yield rest
             yield answer
@@ -108,4 +164,4 @@ async def aread_answer(completion: Completion, request: Request, engine: Engine)
 
 def _read(reader: AnswerReader, completion: Completion) -> Answer:
     reader.push(TextChunk(completion.text, completion.token_ids))
-    return reader.finish(completion)[1]
+    return reader.finish(completion)[2]

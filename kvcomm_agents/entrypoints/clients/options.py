@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...checks import checked, identity, items, shown
-from ...errors import ConfigError
+from ...errors import ConfigError, KVCommError
 from ...request import Constraint, ToolChoice, ToolSpec
+from ...text.schemas.branch import TYPES
 
 _WORDS: dict[Any, ToolChoice] = {
     None: "auto",
@@ -18,6 +19,12 @@ _WORDS: dict[Any, ToolChoice] = {
     True: "required",
     False: "none",
 }
+
+_SAYING = frozenset(
+    {"properties", "additionalProperties", "patternProperties", "items", "prefixItems", "enum", "const"}
+    | {"$ref", "anyOf", "oneOf", "allOf"}
+)
+"""Keywords by which a JSON schema says what a value is to be, beside `type`."""
 
 
 def to_specs(tools: Sequence[Mapping[str, Any]]) -> tuple[ToolSpec, ...]:
@@ -94,12 +101,15 @@ def to_schema(response_format: Any) -> tuple[Any, bool]:
     if response_format is None:
         return None, False
     if isinstance(response_format, type):
-        schema_of = getattr(response_format, "model_json_schema", None)
-        if schema_of is None:
+        if not hasattr(response_format, "model_json_schema"):
             raise ConfigError(f"response_format={response_format.__name__} is a class without a JSON schema")
+        from .pydantic_schemas import schema_of  # there is pydantic, if there is a class of it
+
         try:
-            return dict(schema_of()), True
+            return schema_of(response_format), True
         except Exception as error:  # pydantic has many, and they have no base of their own
+            if isinstance(error, KVCommError):
+                raise
             raise ConfigError(f"response_format={response_format.__name__} makes no JSON schema: {error}") from error
     if not isinstance(response_format, Mapping):
         raise ConfigError(f"response_format={shown(response_format)} is neither a dict nor a pydantic class")
@@ -108,15 +118,21 @@ def to_schema(response_format: Any) -> tuple[Any, bool]:
         return None, False
     if kind == "json_object":
         return response_format.get("schema") or {"type": "object"}, False
-    if kind == "json_schema":
-        inner = response_format.get("json_schema")
-        if isinstance(inner, Mapping) and isinstance(inner.get("schema"), Mapping):
-            return dict(inner["schema"]), True
-    if kind in ("object", None) and ("properties" in response_format or "$ref" in response_format):
+    inner = response_format.get("json_schema") if kind == "json_schema" else response_format
+    if isinstance(inner, Mapping) and isinstance(inner.get("schema"), Mapping):
+        return dict(inner["schema"]), True
+    if is_schema(response_format):
         return dict(response_format), True
     raise ConfigError(
         f"response_format of type {kind!r} is none of text, json_object and json_schema, or has no schema"
     )
+
+
+def is_schema(given: Mapping[str, Any]) -> bool:
+    """Whether a dict is a JSON schema, and says what a value is to be."""
+    kinds = given.get("type")
+    kinds = kinds if isinstance(kinds, list) else [kinds]
+    return bool(given.keys() & _SAYING) or all(kind in TYPES for kind in kinds)
 
 
 def to_constraint(options: Mapping[str, Any], specs: Sequence[ToolSpec], max_string: int) -> Constraint | None:

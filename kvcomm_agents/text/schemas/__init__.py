@@ -1,0 +1,1 @@
+"""JSON schemas as grammars: what a schema allows, in answers that end."""
