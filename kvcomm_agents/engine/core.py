@@ -90,11 +90,10 @@ class EngineCore:
 
     def __str__(self) -> str:
         layout, config = self.backend.layout, self.config
-        moved = "can be moved" if layout.rope is not None else f"cannot be moved ({layout.immovable})"
         bound = f", mean KL of {config.reuse.max_divergence} at most" if config.reuse.mode == "auto" else ""
         return (
             f"serving {self.loaded.name} on {layout.device} in {str(layout.dtype).removeprefix('torch.')}:"
-            f" {decimal(layout.token_bytes)} of KV a token, which {moved}; contexts of {self.max_context} tokens,"
+            f" {layout}; reuse level {layout.level}; contexts of {self.max_context} tokens,"
             f" up to {config.max_concurrent} {'together' if self.backend.together else 'in turn'};"
             f" reuse {config.reuse.mode}{bound}; keeping {decimal(self.budget.total)} at most,"
             f" prefixes {decimal(self.prefixes.budget_bytes)} of it; memory kept in"

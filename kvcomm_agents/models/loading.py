@@ -76,7 +76,9 @@ class LoadedModel:
         Raises:
             UnsupportedModelError: no causal language model.
         """
-        require_causal(model.config, name or type(model).__name__)
+        kind = type(model).__name__
+        if kind not in _causal_classes() or model.config.is_encoder_decoder:  # a class of the caller's own, or none
+            require_causal(model.config, name or kind)
         model.train(False).requires_grad_(False)
         return cls(name or type(model).__name__, folder, model, tokenizer, _fingerprint(model, tokenizer))
 
@@ -232,14 +234,24 @@ def require_causal(config: Any, name: str) -> None:
     Raises:
         UnsupportedModelError: an encoder-decoder, or anything else that is no causal language model.
     """
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    )
 
     if getattr(config, "is_encoder_decoder", False):
         raise UnsupportedModelError(f"{name} is an encoder-decoder; KV is reused in decoder-only models")
-    known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+    # Checkpoints of models that also see name the class that does; their text model is one of these.
+    known = _causal_classes() | set(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.values())
     classes = config.architectures or []
     if config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or (classes and not known.intersection(classes)):
         raise UnsupportedModelError(f"{name} ({', '.join(classes) or config.model_type}) is no causal language model")
+
+
+def _causal_classes() -> set[str]:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+    return set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
 
 
 def _fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -95,10 +95,13 @@ class Policy:
         mode = mode or self.config.mode
         if mode not in get_args(ReuseMode):
             raise ConfigError(f"reuse={mode!r} is none of {get_args(ReuseMode)}")
-        if mode == "off":
-            return PrefillDecision(prefix_plan(len(ids), []), reason="reuse is off")
+        if mode == "off" or not self.capabilities.capture:
+            reason = "reuse is off" if mode == "off" else f"served plainly: {self.layout.reason}"
+            return PrefillDecision(prefix_plan(len(ids), []), reason=reason)
         if mode == "exact" or not self._learns:
             reason = "exact mode" if mode == "exact" else "nothing is learned here"
+            if mode != "exact" and self.layout.reason:
+                reason = f"exact prefixes only: {self.layout.reason}"
             decision = self._exact(ids, namespace, reason)
         else:
             decision = self._corrected(ids, agent, namespace, mode, cuts, tagged)
@@ -206,6 +209,8 @@ class Policy:
             capture: copies KV out of its context, keys as cached.
             scores: of the first produced positions, if they were kept.
         """
+        if not self.capabilities.capture:
+            return []
         decision, known = request.decision, request.known
         exact = decision.plan.is_exact
         tainted_from = len(known) if exact else min(decision.plan.tainted_from, len(known))

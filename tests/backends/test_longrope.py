@@ -131,7 +131,7 @@ def test_forced_tokens_cross_the_switch(made: Make) -> None:
 def test_a_context_below_the_switch_can_be_moved(made: Make, max_context: int | None, movable: bool) -> None:
     runner = Runner(made("phi3", 0).model, max_context=max_context)
     assert (runner.layout.rope is not None, runner.ragged) == (movable, movable)
-    assert ("longrope" in runner.layout.immovable) is not movable
+    assert ("longrope" in runner.layout.reason) is not movable
 
 
 def test_a_model_is_left_as_it_was(made: Make) -> None:

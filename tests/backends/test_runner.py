@@ -98,7 +98,7 @@ def test_dense_and_decode_equal_transformers(
 def test_immovable_models_say_why(runners: Callable[[str], Runner], family: str) -> None:
     runner, ids = runners(family), prompt()
     reason = IMMOVABLE[family][2]
-    assert reason in runner.layout.immovable
+    assert reason in runner.layout.reason
     cache = runner.open(LENGTH)
     runner.prefill(cache, ids)
     moved = PrefillPlan((Computed(0, 10), Placed(10, 20, cache.capture(0, 10), False), Computed(20, LENGTH)))

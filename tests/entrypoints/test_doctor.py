@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import IMMOVABLE, MOVABLE, tiny_model
-from transformers import BertConfig, MambaConfig, PreTrainedModel, Qwen3NextConfig, T5Config
+from transformers import BertConfig, MambaConfig, PretrainedConfig, PreTrainedModel, Qwen3NextConfig, T5Config
 from typer.testing import CliRunner
 
 from kvcomm_agents import EngineConfig, ReuseConfig, extras
-from kvcomm_agents.backends.transformers.probe import inspect, outline
+from kvcomm_agents.backends.transformers.outline import outline
+from kvcomm_agents.backends.transformers.probe import inspect
 from kvcomm_agents.entrypoints.cli import doctor
 from kvcomm_agents.entrypoints.cli.app import app
 from kvcomm_agents.entrypoints.cli.doctor import examine
-from kvcomm_agents.errors import UnsupportedModelError
 from kvcomm_agents.kv import budget
 
 CPU = EngineConfig(device="cpu")
@@ -46,17 +46,29 @@ def test_an_outline_is_what_the_weights_show(family: str) -> None:
     assert [getattr(layout, name) for name in shape] == [getattr(real, name) for name in shape]
     assert parameters == sum(one.numel() for one in model.parameters())
     assert size == 4 * parameters
-    assert bool(layout.immovable) == bool(real.immovable)
+    assert bool(layout.reason) == bool(real.reason)
     assert outline(model.config, "bfloat16")[0].token_bytes * 2 == real.token_bytes
 
 
-def test_a_model_without_kv_per_token_is_refused() -> None:
-    small = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2}
-    with pytest.raises(UnsupportedModelError, match="recurrent state"):
-        outline(MambaConfig(**small), "float32")
-    more = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48, "head_dim": 16}
-    with pytest.raises(UnsupportedModelError, match="recurrent state"):
-        outline(Qwen3NextConfig(**small, **more), "float32")
+SMALL = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2}
+MORE = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48, "head_dim": 16}
+
+
+@pytest.mark.parametrize("config", [MambaConfig(**SMALL), Qwen3NextConfig(**SMALL, **MORE)])
+def test_a_model_without_kv_per_token_is_served_plainly(tmp_path: Path, config: PretrainedConfig) -> None:
+    layout, parameters, size = outline(config, "float32")
+    assert (layout.level, layout.token_bytes) == ("plain", 0)
+    assert size == 4 * parameters > 0
+    config.save_pretrained(tmp_path)
+    verdict, text = verdicts(tmp_path)["reuse"]
+    assert verdict == "note"
+    assert "level plain" in text
+    assert "recurrent state" in text
+    corrected = EngineConfig(device="cpu", reuse=ReuseConfig(mode="corrected"))
+    assert verdicts(tmp_path, corrected)["reuse"][0] == "broken"
+    result = run(tmp_path, KVCOMM_DEVICE="cpu")
+    assert result.exit_code == 0
+    assert "served plainly" in result.output
 
 
 def test_what_is_well(tmp_path: Path) -> None:

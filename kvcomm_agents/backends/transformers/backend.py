@@ -64,8 +64,8 @@ class TransformersBackend:
 
     @property
     def capabilities(self) -> Capabilities:
-        """Any plan, if keys can be moved; prefixes alone, if not."""
-        return Capabilities(scattered=self.layout.rope is not None)
+        """Any plan at level `full`, prefixes alone at `exact`, and none but dense ones at `plain`."""
+        return Capabilities(scattered=self.layout.level == "full", capture=self.layout.level != "plain")
 
     @property
     def has_room(self) -> bool:

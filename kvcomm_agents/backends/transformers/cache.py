@@ -12,9 +12,11 @@ from typing import Any
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from ...errors import UnsupportedModelError
 from ...kv.block import KVBlock
 from ...kv.layout import KVLayout
 from ...kv.rope import Rope
+from .plain import PlainState
 
 
 class PlanCache(Cache):
@@ -33,6 +35,8 @@ class PlanCache(Cache):
         self.end = 0
         self.long = False
         """Whether its keys are rotated with the long factors of longrope."""
+        self.plain: PlainState | None = None
+        """What holds the context where our memory cannot (see `plain`)."""
         self.lasting: int | None = None
         """Tokens, from position 0, whose KV any context of the same text would hold; `None` if all of it."""
         self.targets: slice | Tensor = slice(0, 0)
@@ -46,6 +50,8 @@ class PlanCache(Cache):
     @property
     def reached(self) -> int:
         """Tokens, counted from position 0, whose KV is of use to other contexts."""
+        if self.plain is not None:
+            return 0
         return self.length if self.lasting is None else min(self.length, self.lasting)
 
     @property
@@ -56,6 +62,8 @@ class PlanCache(Cache):
     def clear(self) -> None:
         """Forget what it holds; its memory stays."""
         self.length = 0
+        if self.plain is not None:
+            self.plain = PlainState()
 
     def reserve(self, tokens: int) -> None:
         """Make room for `tokens` in all, keeping what is there."""
@@ -77,7 +85,13 @@ class PlanCache(Cache):
         self.length = targets.start if isinstance(targets, slice) else end - targets.shape[0]
 
     def capture(self, start: int, stop: int) -> KVBlock:
-        """A copy of positions `start:stop`, keys as cached."""
+        """A copy of positions `start:stop`, keys as cached.
+
+        Raises:
+            UnsupportedModelError: the model's contexts are not KV per token.
+        """
+        if self.plain is not None:
+            raise UnsupportedModelError(f"KV of this model cannot be copied: {self.layout.reason}")
         return KVBlock(self.keys[:, :, start:stop], self.values[:, :, start:stop], start).clone()
 
 

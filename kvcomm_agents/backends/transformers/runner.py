@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ...errors import UnsupportedModelError
 from ...kv.block import KVBlock
 from ...kv.layout import KVLayout
+from ...log import get_logger
 from ...plan import Computed, PrefillPlan, dense
 from . import attention
 from .attention import Part
@@ -22,7 +24,11 @@ from .kernels import launch as kernels
 from .kernels import scatter
 from .longrope import LongRope
 from .packing import Pack, packed_mask
+from .plain import Plain, PlainState
 from .probe import inspect
+from .proof import SAMPLE, objection
+
+logger = get_logger(__name__)
 
 _SPARE_CACHES = 2
 
@@ -39,7 +45,8 @@ class PrefillResult:
 class Runner:
     """Prefill and decode on one model. Not thread-safe: its owner serialises.
 
-    A model whose attention allows it is switched to `attention.NAME`: contexts then share a forward pass.
+    A model whose attention allows it is switched to `attention.NAME`: contexts then share a forward pass. One that
+    our cache would serve otherwise than transformers does goes through transformers' own (see `plain`).
 
     Args:
         model: a causal language model in eval mode.
@@ -47,7 +54,7 @@ class Runner:
         max_context: tokens that no context exceeds; the model's own limit if left out.
 
     Raises:
-        UnsupportedModelError: the model has no per-token KV of one shape.
+        UnsupportedModelError: an encoder-decoder, or a model whose cache does not give what it gives without one.
     """
 
     def __init__(self, model: PreTrainedModel, *, graphs: bool = True, max_context: int | None = None) -> None:
@@ -60,6 +67,10 @@ class Runner:
         self._spare: list[PlanCache] = []
         self.spare_budget: int | None = None
         """Bytes that caches may hold while they wait for their next use."""
+        self.plain: Plain | None = None
+        """What serves the model at level `plain`."""
+        if not self.ragged:
+            self.plain = self._prove()
 
     @property
     def device(self) -> torch.device:
@@ -75,13 +86,18 @@ class Runner:
         """A cache with room for `capacity` tokens."""
         fitting = [cache for cache in self._spare if capacity <= cache.capacity <= 4 * max(capacity, 256)]
         if not fitting:
-            return PlanCache(self.layout, -(-capacity // 256) * 256)
+            cache = PlanCache(self.layout, -(-capacity // 256) * 256)
+            cache.plain = PlainState() if self.plain else None
+            return cache
         cache = min(fitting, key=lambda spare: spare.capacity)
         self._spare.remove(cache)
         return cache
 
     def close(self, cache: PlanCache) -> None:
         """Give a cache back; its memory serves the next request (fresh pages are slow to touch)."""
+        cache.clear()
+        if cache.plain is not None:
+            return
         self._spare = [*self._spare, cache][-_SPARE_CACHES:]
         while self._spare and self.spare_budget is not None and self.spare_bytes > self.spare_budget:
             self._spare.pop(0)
@@ -118,14 +134,15 @@ class Runner:
         """Write what a plan places to a cache; what it held is overwritten. Returns the seconds it took.
 
         Raises:
-            UnsupportedModelError: the plan moves KV and the model's keys cannot be moved.
+            UnsupportedModelError: the plan moves KV and the model's keys cannot be moved, or it places any and the
+                model is served plainly.
         """
         started = time.perf_counter()
         cache.clear()
         cache.reserve(plan.length)
         if self.longrope is not None:
             self.longrope.begin(cache, plan.length)
-        if any(run.block.position != run.start for run in plan.placed):
+        if any(self.plain or run.block.position != run.start for run in plan.placed):
             self.layout.require_movable()
         if not self._scattered(cache, plan):
             for run in plan.placed:
@@ -228,6 +245,11 @@ class Runner:
     def _alone(self, part: Part, mask: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
         """A forward pass through the model's own attention, its mask in the form that wants."""
         cache, before = part.cache, part.cache.length
+        if self.plain is not None and cache.plain is not None and isinstance(part.targets, slice):
+            rows = self.plain.advance(cache.plain, part.targets.start, part.tokens, part.keep)
+            cache.length = part.end
+            self._synchronize()
+            return rows
         if mask is None and not isinstance(part.targets, slice):
             mask = (torch.arange(part.end, device=self.device) <= part.targets[:, None])[None, None]
         cache.expect(part.targets, part.end)
@@ -248,6 +270,42 @@ class Runner:
         logits: Tensor = output.logits[0, output.logits.shape[1] - part.keep :].float()
         self._synchronize()
         return logits
+
+    def _prove(self) -> Plain | None:
+        """Hold what our cache serves to what a dense pass gives; if it differs, what serves the model instead.
+
+        Raises:
+            UnsupportedModelError: transformers' own cache does not give it either.
+        """
+        plain, kind = Plain(self.model), self.model.config.model_type
+        try:
+            expected = plain.dense(SAMPLE)
+        except Exception as error:
+            raise UnsupportedModelError(f"transformers cannot run {kind}: {type(error).__name__}: {error}") from error
+        if self.layout.level != "plain":
+            reason = self._objection(expected)
+            if not reason:
+                if self.layout.level == "exact":
+                    logger.warning("%s: exact prefix reuse only, because %s", kind, self.layout.reason)
+                return None
+            self.drop_spare()
+            self.layout = self.layout.plain(f"its KV does not serve it when kept here ({reason})")
+        logger.warning("%s: served plainly, without reuse, because %s", kind, self.layout.reason)
+        self.plain = plain
+        for _ in plain.ways():
+            reason = self._objection(expected)
+            if not reason:
+                return plain
+        raise UnsupportedModelError(
+            f"{kind} cannot be served: with transformers' own cache it does not say what it says without ({reason})"
+        )
+
+    def _objection(self, expected: Tensor) -> str:
+        cache = self.open(len(SAMPLE))
+        try:
+            return objection(lambda tokens: self.extend(cache, tokens), expected, self.layout.dtype)
+        finally:
+            self.close(cache)
 
     def _synchronize(self) -> None:
         if self.device.type == "cuda":

@@ -210,7 +210,7 @@ def _support(
     found: Examination, described: PretrainedConfig, dtype: str, config: EngineConfig, device: torch.device, free: int
 ) -> None:
     """Whether its KV can be moved, and what it would take."""
-    from ...backends.transformers.probe import outline
+    from ...backends.transformers.outline import outline
     from ...kv.budget import make_budget
 
     try:
@@ -218,13 +218,14 @@ def _support(
     except ModelError as error:
         found.add("reuse", str(error), "broken" if isinstance(error, UnsupportedModelError) else "note")
         return
-    if layout.immovable:
+    if layout.reason:
         needs = config.reuse.mode == "corrected"
-        text = f"exact prefixes only, because {layout.immovable}"
+        served = "exact prefixes only" if layout.level == "exact" else "served plainly, without reuse"
+        text = f"level {layout.level}: {served}, because {layout.reason}"
         text += "; reuse mode 'corrected' needs more: set KVCOMM_REUSE=exact" if needs else ""
         found.add("reuse", text, "broken" if needs else "note")
     else:
-        found.add("reuse", f"mode {config.reuse.mode!r}; its KV can be moved, as far as the config tells")
+        found.add("reuse", f"level full, mode {config.reuse.mode!r}: its KV can be moved, as far as the config tells")
     limit = getattr(described.get_text_config(decoder=True), "max_position_embeddings", None)
     sizes = Sizes(
         parameters,
