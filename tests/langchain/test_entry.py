@@ -47,8 +47,8 @@ TOLD_AS = {"max_completion_tokens": "max_tokens"}
 async def test_options_of_a_call(engine: FakeEngine, option: str, way: str) -> None:
     read, good = OPTIONS[option]
     llm = ChatKVComm(model="fake")
-    for name, make in POOL.items():
-        if name == "None":
+    for index, (name, make) in enumerate(POOL.items()):
+        if name == "None" or (index % 5 and way not in ("invoke", "astream")):
             continue
         del engine.requests[:]
         if name in good:
