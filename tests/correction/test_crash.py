@@ -178,7 +178,7 @@ def test_a_load_that_a_save_overtakes_gives_the_new_state(tmp_path: Path, monkey
     old, extra = pool_of(1.0)
     old.save(tmp_path, extra)
     new, more = pool_of(2.0)
-    real, times = anchor_file.read_file, []
+    real, times = anchorfile.read_file, []
 
     def overtaken(path: Path) -> bytes:
         times.append(path)
@@ -186,7 +186,7 @@ def test_a_load_that_a_save_overtakes_gives_the_new_state(tmp_path: Path, monkey
             new.save(tmp_path, more)
         return real(path)
 
-    monkeypatch.setattr(anchor_file, "read_file", overtaken)
+    monkeypatch.setattr(anchorfile, "read_file", overtaken)
     assert loaded(tmp_path) == 2.0
     assert len(times) == 2
 
