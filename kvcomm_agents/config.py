@@ -63,7 +63,8 @@ class ReuseConfig:
             it can, whatever the guard expects.
         max_divergence: the bound the guard keeps: mean KL per produced token over an app's reused calls, in nats.
         max_divergence_quantile: the bound holds for this share of calls (0.9, say) instead of for their mean.
-        calibration: a file made by `kvcomm calibrate`; `None` takes what is shipped for the model, or a safe default.
+        calibration: a file that `Calibration.save` wrote; `None` takes what is shipped for the model, or a safe
+            default.
         exact_agents: agents that are never given approximate KV (judges, voters, selectors).
         exact_judges: treat every prompt that holds competing answers as a judge's.
         audit_share: share of reused requests that are also prefilled exactly in idle time. `None` lets the

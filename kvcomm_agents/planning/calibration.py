@@ -100,7 +100,7 @@ class Calibration:
             values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in saved.items()}
             return cls(**values)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ConfigError(f"{path} holds no calibration: {error}; make one with: kvcomm calibrate") from error
+            raise ConfigError(f"{path} holds no calibration: {error}; leave the setting out, or write one") from error
 
 
 # Heads matter more on the second model that was measured, by up to a half.

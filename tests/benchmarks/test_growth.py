@@ -38,7 +38,7 @@ def test_a_hit_places_the_texts_and_is_told_of_part_by_part(session, monkeypatch
     monkeypatch.setattr(hitpath, "LENGTHS", (300,))
     report = hitpath.measure(HitpathOptions(known=20, rounds=2), session)
     row = report["lengths"]["300"]
-    assert 0.5 * 300 < row["corrected_tokens"] < 300
+    assert 0.2 * 300 < row["corrected_tokens"] < 300
     assert row["overhead_s"] == pytest.approx(row["match_s"] + row["correct_s"] + row["assemble_s"])
     assert report["memory"]["anchor_bytes_200_tokens"] > 200 * report["memory"]["token_bytes"]
     (table,) = hitpath.tables(report)

@@ -28,9 +28,8 @@ def test_every_phase_and_question_is_told_of(session, lenient, tmp_path):
         ("two", 2, 2),
     ]
     assert [question["question"] for question in report["questions"]] == list(range(10))
-    assert report["questions"][0]["reused_share"] == 0
-    assert report["questions"][0]["computed_fraction"] > 0.9
-    assert any(question["reused_share"] > 0 for question in report["questions"][4:])
+    assert report["questions"][0]["reused_share"] > 0, "reuse begins at the first reading"
+    assert report["questions"][0]["computed_fraction"] < 1
     (table,) = tables(report)
     assert [row[0] for row in table.rows] == ["one", "two"]
     pytest.importorskip("matplotlib")

@@ -9,6 +9,7 @@ import httpx
 import pytest
 from bad_values import POOL
 from client_options import EXACT, NAMES, OPTIONS
+from entry_ids import named
 from faces import ADD, AG2Classic, Face
 from fake_engine import FakeEngine
 
@@ -105,7 +106,7 @@ def made(face: Any) -> Any:
         (httpx.Timeout(None), None),
         (datetime.timedelta(minutes=1), 60),
     ],
-    ids=str,
+    ids=named,
 )
 async def test_timeouts_of_other_clients(kind: type[Face], fake: FakeEngine, given: Any, seconds: float | None) -> None:
     await kind(timeout=given).ask(ASKED)
@@ -117,7 +118,7 @@ async def test_timeouts_of_other_clients(kind: type[Face], fake: FakeEngine, giv
 
 
 @pytest.mark.parametrize(
-    "given", ["30s", (1, 2, 3), ("x", "y"), httpx.Timeout, datetime.timedelta(-1), {"read": 5}], ids=str
+    "given", ["30s", (1, 2, 3), ("x", "y"), httpx.Timeout, datetime.timedelta(-1), {"read": 5}], ids=named
 )
 async def test_timeouts_that_are_none(kind: type[Face], fake: FakeEngine, given: Any) -> None:
     with pytest.raises(ConfigError, match=r"^timeout=.*number of seconds"):
@@ -157,7 +158,7 @@ def test_an_engine_config_may_be_a_dict(kind: type[Face], fake: FakeEngine) -> N
 
 
 @pytest.mark.parametrize(
-    "choice", ["subtract", 5, ["add"], b"add", 0.5, {"x": 1}, {"mode": "whenever"}, object()], ids=str
+    "choice", ["subtract", 5, ["add"], b"add", 0.5, {"x": 1}, {"mode": "whenever"}, object()], ids=named
 )
 async def test_choices_that_are_none(kind: type[Face], fake: FakeEngine, choice: Any) -> None:
     with pytest.raises(ConfigError, match="tool_choice"):
@@ -165,7 +166,9 @@ async def test_choices_that_are_none(kind: type[Face], fake: FakeEngine, choice:
     assert fake.requests == []
 
 
-@pytest.mark.parametrize("given", [5, "x", [], b"x", int, {"type": "xml"}, {"type": "json_schema"}, object()], ids=str)
+@pytest.mark.parametrize(
+    "given", [5, "x", [], b"x", int, {"type": "xml"}, {"type": "json_schema"}, object()], ids=named
+)
 async def test_formats_that_are_none(kind: type[Face], fake: FakeEngine, given: Any) -> None:
     with pytest.raises(ConfigError, match="response_format"):
         await kind().ask(ASKED, response_format=given)

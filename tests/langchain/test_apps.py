@@ -12,8 +12,9 @@ from langchain_core.messages import BaseMessage
 
 from kvcomm_agents.config import EngineConfig, ReuseConfig
 from kvcomm_agents.models.loading import DEFAULT_MODEL
+from kvcomm_agents.planning.auditor import Auditor
 from kvcomm_agents.planning.namespace import Namespace
-from kvcomm_agents.planning.policy import Reuse
+from kvcomm_agents.planning.policy import Policy
 from kvcomm_agents.planning.segments import segment
 from langchain_kvcomm import ChatKVComm
 
@@ -53,18 +54,18 @@ class Seen:
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
     """Looks for spans in every prompt before it is run. Nothing is tried out or learned, to be quick."""
-    record, choose = Seen(), Reuse.choose
+    record, choose = Seen(), Policy.decide
 
-    def watched(self: Reuse, ids: Any, agent: str, namespace: str, mode: Any, cuts: Any = (), *rest: Any) -> Any:
+    def watched(self: Policy, ids: Any, agent: str, namespace: str, mode: Any, cuts: Any = (), *rest: Any) -> Any:
         if mode != "off":
-            library = self.memory(namespace).library
+            library = self.namespace(namespace).library
             found = [one for one in segment(ids, agent, library, cuts) if one.span >= 0]
             tokens = sum(one.tokens for one in found if library[one.span].origin == "output")
             record.prompts.append((len(ids), tokens))
         return choose(self, ids, agent, namespace, mode, cuts, *rest)
 
-    monkeypatch.setattr(Reuse, "choose", watched)
-    monkeypatch.setattr(Reuse, "wants_logits", lambda *_: False)
+    monkeypatch.setattr(Policy, "decide", watched)
+    monkeypatch.setattr(Auditor, "measures", lambda *_: False)
     monkeypatch.setattr(Namespace, "learn", lambda *_: None)
     monkeypatch.setattr(Namespace, "foresee", lambda *_: None)
     return record

@@ -177,7 +177,7 @@ def test_calibrations_are_found_kept_and_checked(tmp_path: Path) -> None:
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(ConfigError, match="calibrat"):
             Calibration.load(tmp_path / "bad.json")
-    with pytest.raises(ConfigError, match="kvcomm calibrate"):
+    with pytest.raises(ConfigError, match="holds no calibration"):
         find_calibration("any", str(tmp_path / "none.json"))
 
 
