@@ -17,6 +17,7 @@ from .checks import Unfit, plain, shown, whole_characters
 
 DEEPEST = 100
 """Levels of nesting that are taken: deeper ones end in somebody's recursion."""
+_MOST_BITS = 14_000  # Python itself writes no longer whole numbers
 _MOST_VALUES = 500_000  # what refers to one thing many times, level by level, would have no end
 
 
@@ -78,6 +79,8 @@ def _scalar(value: Any) -> Any:
     if isinstance(value, bool | str) or value is None:
         return value
     if isinstance(value, numbers.Integral):
+        if int(value).bit_length() > _MOST_BITS:
+            raise Unfit("of JSON types, and a number in it has too many digits")
         return int(value)
     if isinstance(value, Decimal | numbers.Real):
         return float(value)

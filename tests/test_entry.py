@@ -234,6 +234,14 @@ def test_surrogates_are_repaired_in_texts(text: str, repaired: str) -> None:
     assert ToolSpec("f", text).description == repaired
 
 
+def test_numbers_that_nobody_writes_are_refused() -> None:
+    for value in (10**5000, -(10**5000)):
+        with pytest.raises(PromptError, match="too many digits"):
+            Message("assistant", "", extra={"a": value})
+        with pytest.raises(ConfigError, match="too many digits"):
+            ToolSpec("f", parameters={"maximum": [value]})
+
+
 def test_surrogates_and_nul_are_refused_in_names() -> None:
     for field in ("agent", "namespace"):
         with pytest.raises(ConfigError, match=f"^{field}="):

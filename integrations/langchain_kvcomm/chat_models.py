@@ -16,6 +16,8 @@ from langchain_core.tools import BaseTool
 from pydantic import BaseModel, model_validator
 
 from kvcomm_agents._version import __version__
+from kvcomm_agents.checks import checked
+from kvcomm_agents.checks import text as any_text
 from kvcomm_agents.config import differing
 from kvcomm_agents.entrypoints.clients.options import to_choice
 from kvcomm_agents.entrypoints.clients.settings import SAMPLING
@@ -75,7 +77,7 @@ class ChatKVComm(ChatSettings):
         """Ids of the tokens in a text, by the model's own tokenizer and without special tokens."""
         if self.custom_get_token_ids is not None:
             return self.custom_get_token_ids(text)
-        return list(self.engine.tokenizer.encode(text, add_special_tokens=False))
+        return list(self.engine.tokenizer.encode(checked("text", text, any_text), add_special_tokens=False))
 
     def get_num_tokens_from_messages(
         self,

@@ -77,6 +77,22 @@ class ControlStrings:
         """Whether one of these texts holds a control string."""
         return any(self._any.search(text) for text in texts)
 
+    def held(self, texts: Iterable[str]) -> list[str]:
+        """The control strings in these texts, each once."""
+        return sorted({match[0] for text in texts for match in self._any.finditer(text)})
+
+    def exceeded(self, ids: Iterable[int], text: str) -> bool:
+        """Whether a text was made more control tokens than it holds control strings.
+
+        Some tokenizers find their tokens in the normalised text, or in their vocabulary.
+        """
+        made = sum(id in self._control_ids for id in ids)
+        return made > sum(1 for _ in self._any.finditer(text))
+
+    @cached_property
+    def _control_ids(self) -> frozenset[int]:
+        return frozenset(map(self._id_of, self._tokens)) - {self._tokenizer.unk_token_id}
+
     def mark_heads(self, text: str) -> str:
         """A text in which every character that could begin a control string is replaced by a mark."""
         return text.translate(self._marks)

@@ -80,8 +80,8 @@ def find_forged(
     """The prompt with its own control strings told from those in messages; `None` if there are none of the latter.
 
     What could begin a control string is marked, so that none can be put together of pieces either. Where the
-    template looks at such characters, and would make another prompt of marked messages, only whole control
-    strings are marked; and in answers only those of special tokens, if the template looks for the others.
+    template looks at such characters, and would make another prompt of marked messages, less is marked: whole
+    control strings only, and in answers only those of special tokens, if the template looks for the others.
 
     Args:
         parts: what the prompt is made of.
@@ -90,19 +90,27 @@ def find_forged(
         strings: of the tokenizer.
 
     Raises:
-        PromptError: the template refuses the messages without the control strings they hold.
+        PromptError: the template refuses messages that do not hold control strings.
     """
     if not strings.may_hold(parts.texts()):
         return None
-    found = _rendered(parts.marked(strings.mark_heads, strings.mark, strings.mark_heads), render, strings)
-    if found is None or found.text != text:
-        if not strings.hold(parts.texts()):
-            return None
-        found = _rendered(parts.marked(strings.mark, strings.mark, strings.mark), render, strings)
-        if found is None or found.text != text:
-            mark_special = partial(strings.mark, special=True)
-            lenient = strings.read(render(parts.marked(strings.mark, strings.mark, mark_special)))
-            found = lenient if found is None or found.text != lenient.text else found
+    mark_special = partial(strings.mark, special=True)
+    ways = [(strings.mark_heads, answer) for answer in (strings.mark_heads, strings.mark, mark_special)]
+    holds = strings.hold(parts.texts())
+    if holds:
+        ways += [(strings.mark, answer) for answer in (strings.mark, mark_special)]
+    found: MarkedPrompt | None = None
+    for mark, mark_answer in ways:
+        before, found = found, _rendered(parts.marked(mark, strings.mark, mark_answer), render, strings)
+        if found is not None and found.text == text:
+            return found if found.forged else None
+    if not holds:
+        return None
+    # The template takes what stands in messages for its own. What they hold is text all the same.
+    if before is not None and (found is None or before.text == found.text):
+        found = before  # in answers too
+    if found is None:
+        raise PromptError(f"the template wants control strings in messages: {', '.join(strings.held(parts.texts()))}")
     return found if found.forged else None
 
 

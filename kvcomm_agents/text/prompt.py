@@ -102,9 +102,10 @@ class PromptRenderer:
 
     def content_ids(self, text: str) -> tuple[int, ...]:
         """Token ids of a text as they are where it is part of a message."""
-        if self._strings is not None and self._strings.hold([text]):
+        ids = tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        if self._strings is not None and (self._strings.hold([text]) or self._strings.exceeded(ids, text)):
             return tuple(self._strings.encode(text)[0])
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return ids
 
     def segments(
         self, messages: Sequence[Message], tools: Sequence[ToolSpec] = (), constraint: Constraint | None = None
@@ -161,6 +162,8 @@ class PromptRenderer:
             return self._strings.encode(text, controls)
         is_fast = self.tokenizer.is_fast
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=is_fast)
+        if self._strings is not None and self._strings.exceeded(encoded["input_ids"], text):
+            return self._strings.encode(text, self._strings.read(text).controls)
         return encoded["input_ids"], encoded["offset_mapping"] if is_fast else []
 
     def _locate(self, prompt: PromptParts, text: str) -> Iterator[tuple[int, int, int]]:

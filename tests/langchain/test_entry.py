@@ -234,6 +234,13 @@ def test_blocks_of_a_tools_result_that_hold_text(content: Any, text: str) -> Non
     assert to_messages([ToolMessage(content, tool_call_id="c")])[0].content == text
 
 
+@pytest.mark.parametrize("role", [HumanMessage, AIMessage])
+@pytest.mark.parametrize("text", [5, ["x"], {"text": "x"}, b"x"])
+def test_a_block_of_text_holds_a_text(role: Any, text: Any) -> None:
+    with pytest.raises(PromptError, match="text"):
+        to_messages([role([{"type": "text", "text": text}])])
+
+
 @pytest.mark.parametrize(
     "block",
     [

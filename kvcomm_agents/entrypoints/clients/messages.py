@@ -64,7 +64,7 @@ def _block_text(block: Any, role: str) -> str:
             return json.dumps(value, ensure_ascii=False)
         if kind in _HOLDERS and (held := _held(block)) is not None:
             return content_text(held, role)
-        if role == "assistant":
+        if role == "assistant" and text is _MISSING:
             return ""
     raise PromptError(f"a {kind!r} block in a {role} message cannot be part of a prompt: only text can")
 
