@@ -246,3 +246,22 @@ class ServeOptions(NameOptions):
     runs: Count = 16
     rounds: Count = 2
     max_tokens: Count = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadOptions(NameOptions):
+    """Chains of three agents on some threads, without a pause, so without idle time; each mode in a fresh process."""
+
+    modes: Names = "exact,auto"
+    threads: Count = 4
+    seconds: Annotated[int, typer.Option(min=1, help="Of CPU time that each mode gets.")] = 60
+    max_tokens: Count = 24
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The modes.
+
+        Raises:
+            ConfigError: there is no such mode.
+        """
+        return names(self.modes, ("off", "exact", "auto", "corrected"), "mode")

@@ -43,4 +43,5 @@ BENCHMARKS = (
     Benchmark("changed", options.ChangedOptions, "changed"),
     Benchmark("apps", options.AppsOptions, "apps"),
     Benchmark("serve", options.ServeOptions, "serve"),
+    Benchmark("load", options.LoadOptions, "load"),
 )
