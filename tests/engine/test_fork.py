@@ -218,14 +218,14 @@ def test_an_observer_may_fork(engine: Engine) -> None:
 
 
 def test_locks_that_others_held_are_free_in_a_child(engine: Engine, tmp_path: Path, speaker: LoadedModel) -> None:
-    from kvcomm_agents.backends.transformers import constraint
+    from kvcomm_agents.backends.transformers import vocabulary
     from kvcomm_agents.models import loading
 
     folder = tmp_path / "model"
     speaker.model.save_pretrained(folder)
     speaker.tokenizer.save_pretrained(folder)
     want = answer(engine)
-    with loading._lock(str(folder)), loading._locks_guard, constraint._lock, engine_module._registry_lock:
+    with loading._lock(str(folder)), loading._locks_guard, vocabulary._lock, engine_module._registry_lock:
         assert in_child(lambda: answer(shared_engine(str(folder)))) == want
 
 

@@ -121,7 +121,7 @@ def test_answers_carry_tags_that_find_them_in_any_role(make: Callable[..., Engin
 
 
 def test_wrong_tags_do_no_harm(make: Callable[..., Engine]) -> None:
-    engine, other = make(mode="corrected"), make(mode="corrected")
+    engine, other = make(mode="auto", max_divergence=1e-9), make(mode="auto", max_divergence=1e-9)
     question = Message("user", "Which of these is the best, and why: daisy, ember, fjord?")
     answer = ask(engine, "solver", question)
     assert ask(other, "solver", question).spans == answer.spans, "a tag is the same in every process"

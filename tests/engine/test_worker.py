@@ -72,9 +72,9 @@ def test_a_timeout_that_is_no_number_is_its_callers_alone(engine: Engine, timeou
 
 @pytest.mark.parametrize("asked", [None, {}, "hello", Message("user", "x")])
 def test_what_is_no_request_is_refused(engine: Engine, asked: Any) -> None:
-    with pytest.raises(ConfigError, match="serves a Request"):
+    with pytest.raises(ConfigError, match="must be a Request"):
         engine.generate(asked)
-    with pytest.raises(ConfigError, match="serves a Request"):
+    with pytest.raises(ConfigError, match="must be a Request"):
         asyncio.run(engine.agenerate(asked))
     assert engine.generate(request()).token_ids
 
