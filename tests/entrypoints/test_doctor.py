@@ -66,7 +66,7 @@ def test_a_model_without_kv_per_token_is_served_plainly(tmp_path: Path, config: 
     assert "recurrent state" in text
     corrected = EngineConfig(device="cpu", reuse=ReuseConfig(mode="corrected"))
     assert verdicts(tmp_path, corrected)["reuse"][0] == "broken"
-    result = run(tmp_path, KVCOMM_DEVICE="cpu")
+    result = run("--model", tmp_path, KVCOMM_DEVICE="cpu")
     assert result.exit_code == 0
     assert "served plainly" in result.output
 
