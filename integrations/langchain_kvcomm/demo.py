@@ -87,7 +87,7 @@ def run_demo(model: str, json_path: Path | None, max_tokens: int) -> None:
 
     calls: list[Call] = []
     team = build_team(llm)
-    say(f"practising on {len(PRACTICE_TASKS)} tasks, so that every agent's slots are learned", style="dim")
+    say(f"practising on {len(PRACTICE_TASKS)} tasks; the guard measures some of what it lets through", style="dim")
     apprentices = build_team(llm.model_copy(update={"max_tokens": PRACTICE_TOKENS}))
     for task in PRACTICE_TASKS:
         apprentices.invoke({"messages": [("user", TASKS[task])]})

@@ -174,7 +174,13 @@ class Engine:
         """As `warm`; cancelling the task drops what was not done yet."""
         self._worker.check_waiting()
         # In a thread: the tokenizer may have to be loaded.
-        return await asyncio.wrap_future(await asyncio.to_thread(self.submit_warm, texts, namespace))
+        submitted = asyncio.ensure_future(asyncio.to_thread(self.submit_warm, texts, namespace))
+        try:
+            future = await asyncio.shield(submitted)
+        except asyncio.CancelledError:
+            submitted.add_done_callback(_drop_warm_up)
+            raise
+        return await asyncio.wrap_future(future)
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -387,6 +393,12 @@ at_fork(in_child=_begin_in_child)
 def find_engine(model: str, config: EngineConfig) -> Engine | None:
     """The engine that `shared_engine` would give, if it is made already. Waits for nothing."""
     return _registry.get((model, config))
+
+
+def _drop_warm_up(submitted: asyncio.Future[Future[WarmReport]]) -> None:
+    """Nobody waits any more for a warm-up that was being submitted."""
+    if not submitted.cancelled() and submitted.exception() is None:
+        submitted.result().cancel()
 
 
 def _post(loop: asyncio.AbstractEventLoop, events: asyncio.Queue[Event], event: Event) -> None:
